@@ -1,0 +1,6 @@
+"""The client's side: listeners, connections, tunnels, workers."""
+
+from nexgate.edge._server import Listener, Server
+from nexgate.edge._worker import EdgeLimits, EdgeState, EdgeTimeouts
+
+__all__ = ["EdgeLimits", "EdgeState", "EdgeTimeouts", "Listener", "Server"]

@@ -1,0 +1,15 @@
+"""The service's side: services, instances, connection pools, balancers, probes."""
+
+from nexgate.upstream._forward import Forward, Split
+from nexgate.upstream._instance import Address, InstanceState, PoolLimits, UpstreamTimeouts
+from nexgate.upstream._service import ServiceState
+
+__all__ = [
+    "Address",
+    "Forward",
+    "InstanceState",
+    "PoolLimits",
+    "ServiceState",
+    "Split",
+    "UpstreamTimeouts",
+]

@@ -1,0 +1,1065 @@
+"""The life of one client request and its response.
+
+An ``Exchange`` stands between two sides that know nothing of each other: the ``Downstream`` (an
+HTTP/1.1 connection of the edge, or an ASGI server that mounted us) and the ``Attempt`` (a connection to an
+instance, or a local application). Its life:
+
+1. the downstream read a head and asks its ``Dispatcher`` for a plan; the exchange begins;
+2. the hooks of the plan run in order (*request phase*), synchronously until one returns an awaitable;
+3. the plan's handler starts an attempt, or answers itself;
+4. request content flows through ``on_request_data`` to the attempt, held (bounded) until there is one;
+5. the response head arrives; hooks run in reverse (*response phase*) for those that ran in step 2;
+6. the head goes downstream, content follows with back-pressure both ways;
+7. both ends are complete: the exchange is logged and the downstream reads its next head.
+
+Whatever fails, exactly one of these happens: an answer with a problem (nothing was sent yet), or a
+visibly broken message (something was). No step creates a task unless something awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from nexgate.clock import NEVER, Timed, Wheel
+from nexgate.errors import Cause, NexgateError, Refused
+from nexgate.http import Field, Headers, RequestHead, ResponseHead, make_field, reason_phrase
+from nexgate.problem import problem_content
+from nexgate.routing import Match, parse_cookies, parse_query
+
+__all__ = [
+    "Attempt",
+    "BodyTooLarge",
+    "ClientGone",
+    "Downstream",
+    "Exchange",
+    "Handler",
+    "Hook",
+    "Plan",
+    "Request",
+    "Response",
+]
+
+_log = logging.getLogger("nexgate")
+
+HELD_BYTES: Final = 64 * 1024
+"""How much content is held in each direction while the other side is not ready, before reading pauses."""
+
+_IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+
+
+class ClientGone(NexgateError):
+    """The client went away while a filter awaited its body."""
+
+
+class BodyTooLarge(Refused):
+    """A filter asked for a body that is larger than ``max_buffered_body_bytes``."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(Cause.BODY_TOO_LARGE, f"a filter reads at most {limit} bytes")
+
+
+class Downstream(Protocol):
+    """The client's side of an exchange."""
+
+    @property
+    def wheel(self) -> Wheel: ...
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def is_writable(self) -> bool:
+        """False while the client does not keep up; ``Exchange.on_writable`` says when it does."""
+        ...
+
+    def send_interim(self, status: int, fields: list[Field]) -> None: ...
+    def send_head(self, exchange: Exchange, response: Response) -> None: ...
+    def send_body(self, data: bytes) -> None: ...
+    def send_end(self, trailers: list[Field]) -> None: ...
+    def flush(self) -> None:
+        """Send a head that waits for content to travel with."""
+        ...
+
+    def break_off(self) -> None:
+        """End a response that has begun so that the client can tell it is incomplete."""
+        ...
+
+    def pause_request(self) -> None: ...
+    def resume_request(self) -> None: ...
+    def open_tunnel(self, exchange: Exchange, response: Response, far: TunnelEnd) -> None:
+        """Send the 101 and join ``far`` with the client, for good."""
+        ...
+
+    def exchange_ended(self, exchange: Exchange) -> None: ...
+
+
+class TunnelEnd(Protocol):
+    """The far side of a tunnel: what the near side calls."""
+
+    def tunnel_data(self, data: bytes) -> None: ...
+    def tunnel_eof(self) -> None: ...
+    def tunnel_lost(self) -> None: ...
+    def tunnel_pause(self) -> None: ...
+    def tunnel_resume(self) -> None: ...
+    def tunnel_opened(self, near: TunnelEnd) -> None:
+        """The near side is ready: bytes held back may flow now."""
+        ...
+
+
+class Attempt(Protocol):
+    """The service's side of an exchange, once its head has been sent."""
+
+    def send_body(self, data: bytes) -> None: ...
+    def send_end(self, trailers: list[Field]) -> None: ...
+    def pause_response(self) -> None: ...
+    def resume_response(self) -> None: ...
+    def cancel(self) -> None:
+        """The exchange no longer wants anything. Must not call back."""
+        ...
+
+
+class Handler(Protocol):
+    """What a plan does once every hook has agreed: proxy, redirect, answer, run an application."""
+
+    def start(self, exchange: Exchange) -> None: ...
+    def describe(self) -> str: ...
+
+
+RequestHook = Callable[["Exchange"], "Response | Awaitable[Response | None] | None"]
+ResponseHook = Callable[
+    ["Exchange", "Response"], "Response | Awaitable[Response | None] | None"
+]
+CallNext = Callable[["Request"], Awaitable["Response"]]
+AroundHook = Callable[["Exchange", CallNext], Awaitable["Response"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A policy as the pipeline runs it. ``name`` is what the log says when it raises."""
+
+    name: str
+    on_request: RequestHook | None = None
+    on_response: ResponseHook | None = None
+    around: AroundHook | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What happens to the exchanges of one route. Immutable; part of a snapshot."""
+
+    name: str
+    handler: Handler
+    hooks: tuple[Hook, ...] = ()
+    max_body_bytes: int | None = None
+    max_buffered_body_bytes: int = 1024 * 1024
+    total_timeout: float | None = None
+    identity: Any = None
+    """Equal in two snapshots when the route means the same in both."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Response:
+    """A response: the gateway's own, or the head of a service's with its content still to come.
+
+    ``body`` is the whole content, or None while it streams from the service. Change ``status`` and ``headers`` freely in
+    a filter; assign ``body`` to replace the content; ``await response.read()`` to have it whole (bounded).
+    """
+
+    __slots__ = ("_exchange", "_status", "body", "content_length", "fields", "head", "reason")
+
+    def __init__(
+        self,
+        status: int = 200,
+        body: bytes | str | None = b"",
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        *,
+        content_type: str | None = None,
+    ) -> None:
+        if not 200 <= status <= 599:
+            raise ValueError(f"{status} is not a final HTTP status")
+        self._status = status
+        self.reason = reason_phrase(status)
+        self.body: bytes | None = body.encode() if isinstance(body, str) else body
+        self.content_length: int | None = None
+        """Declared length of a streaming body; None when it is not known in advance."""
+        self.fields: list[Field] = []
+        self.head: ResponseHead | None = None
+        """What a streaming response was made from; its fields are shared until ``headers`` is asked for."""
+        self._exchange: Exchange | None = None
+        if headers is not None:
+            pairs = headers.items() if isinstance(headers, Mapping) else headers
+            for name, value in pairs:
+                self.fields.append(make_field(name.encode("latin-1"), value.encode("latin-1")))
+        if content_type is not None:
+            self.headers.set("Content-Type", content_type)
+        elif isinstance(body, str) and not any(f.name == b"content-type" for f in self.fields):
+            self.headers.set("Content-Type", "text/plain; charset=utf-8")
+
+    @classmethod
+    def streaming(cls, exchange: Exchange, head: ResponseHead) -> Response:
+        """The head of an attempt's response. No validation: the codec did it."""
+        self = object.__new__(cls)
+        self._status = head.status
+        self.reason = head.reason
+        self.body = None
+        self.content_length = head.content_length if not head.until_close else None
+        self.fields = head.fields
+        self.head = head
+        self._exchange = exchange
+        return self
+
+    @classmethod
+    def json(
+        cls, content: Any, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return cls(status, text.encode(), headers, content_type="application/json")
+
+    @classmethod
+    def problem(
+        cls,
+        status: int,
+        *,
+        detail: str = "",
+        title: str | None = None,
+        type: str = "about:blank",
+        headers: Mapping[str, str] | None = None,
+        **extensions: Any,
+    ) -> Response:
+        """``application/problem+json`` (RFC 9457). ``type`` should be a URI you own."""
+        members: dict[str, Any] = {
+            "type": type,
+            "title": title or reason_phrase(status).decode(),
+            "status": status,
+        }
+        if detail:
+            members["detail"] = detail
+        response = cls.json(members | extensions, status, headers)
+        response.headers.set("Content-Type", "application/problem+json")
+        return response
+
+    @classmethod
+    def redirect(cls, location: str, status: int = 307) -> Response:
+        return cls(status, b"", {"Location": location})
+
+    @property
+    def status(self) -> int:
+        return self._status
+
+    @status.setter
+    def status(self, status: int) -> None:
+        if not 200 <= status <= 599:
+            raise ValueError(f"{status} is not a final HTTP status")
+        self._status = status
+        self.reason = reason_phrase(status)
+
+    @property
+    def headers(self) -> Headers:
+        if self.head is not None and self.fields is self.head.fields:
+            self.fields = self.fields.copy()
+        return Headers(self.fields)
+
+    @property
+    def is_streaming(self) -> bool:
+        return self.body is None
+
+    async def read(self) -> bytes:
+        """The whole content. Raises ``BodyTooLarge`` beyond the route's ``max_buffered_body_bytes``."""
+        if self.body is None:
+            assert self._exchange is not None
+            self.body = await self._exchange.collect_response()
+        return self.body
+
+    def __repr__(self) -> str:
+        size = "streaming" if self.body is None else f"{len(self.body)} bytes"
+        return f"<Response {self.status} {size}>"
+
+
+class Request:
+    """What a filter sees of an exchange. Text is decoded when asked for, the body read when awaited.
+
+    ``state`` is a dictionary for filters to leave things for later filters.
+    """
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    @property
+    def exchange(self) -> Exchange:
+        return self._exchange
+
+    @property
+    def method(self) -> str:
+        return self._exchange.method.decode("latin-1")
+
+    @property
+    def path(self) -> str:
+        """The normalised path, still percent-encoded: exactly what is matched and forwarded."""
+        return self._exchange.path.decode("latin-1")
+
+    @property
+    def query_string(self) -> str:
+        return self._exchange.query.decode("latin-1")
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Decoded query parameters; of a repeated name, the last."""
+        return {name: values[-1] for name, values in self.query_values.items()}
+
+    @property
+    def query_values(self) -> dict[str, list[str]]:
+        """Decoded query parameters, every value."""
+        return parse_query(self._exchange.query)
+
+    @property
+    def url(self) -> str:
+        query = self._exchange.raw_query
+        tail = "?" + query.decode("latin-1") if query is not None else ""
+        return f"{self.scheme}://{self.authority}{self.path}{tail}"
+
+    @property
+    def http_version(self) -> str:
+        return "1.0" if self._exchange.head.http10 else "1.1"
+
+    @property
+    def scheme(self) -> str:
+        return self._exchange.scheme
+
+    @property
+    def host(self) -> str:
+        """Lower-case, without port."""
+        return self._exchange.host.decode("latin-1")
+
+    @property
+    def authority(self) -> str:
+        return self._exchange.head.authority.decode("latin-1")
+
+    @property
+    def client(self) -> str:
+        """The client's address, found through trusted proxies."""
+        return self._exchange.client
+
+    @property
+    def headers(self) -> Headers:
+        """Changes reach the service."""
+        return Headers(self._exchange.own_fields())
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        cookies = parse_cookies(self._exchange.header_values(b"cookie"))
+        return {name: values[0] for name, values in cookies.items()}
+
+    @property
+    def path_params(self) -> dict[str, Any]:
+        match = self._exchange.match
+        return dict(match.params) if match is not None else {}
+
+    @property
+    def route(self) -> str:
+        return self._exchange.plan.name
+
+    @property
+    def id(self) -> str:
+        """The request id that services and the log see."""
+        return self._exchange.id.decode("latin-1")
+
+    @property
+    def state(self) -> dict[str, Any]:
+        state = self._exchange.state
+        if state is None:
+            state = self._exchange.state = {}
+        return state
+
+    @property
+    def is_upgrade(self) -> bool:
+        return self._exchange.head.upgrade is not None
+
+    async def body(self) -> bytes:
+        """The whole body, still forwarded afterwards. Raises ``BodyTooLarge``, ``ClientGone``."""
+        return await self._exchange.collect_request()
+
+    async def json(self) -> Any:
+        """The body as JSON. Strict: UTF-8 only, no NaN; raises ``ValueError``."""
+        text = (await self.body()).decode("utf-8")
+        return json.loads(text, parse_constant=_reject_constant)
+
+    def replace_body(self, body: bytes) -> None:
+        """Forward this instead. Only before the request has been forwarded."""
+        self._exchange.replace_request_body(body)
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.path}>"
+
+
+def _reject_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+class Exchange(Timed):
+    """See the module's docstring. One object per request; its slots are the whole state."""
+
+    __slots__ = (
+        "_around",
+        "_collector",
+        "_depth",
+        "_held",
+        "_held_bytes",
+        "_held_response",
+        "_read_paused",
+        "_request",
+        "_response_end",
+        "_tasks",
+        "_upgrade_far",
+        "allow",
+        "attempt",
+        "avoid",
+        "bytes_in",
+        "bytes_out",
+        "cause",
+        "choice",
+        "client",
+        "detail",
+        "down",
+        "ended",
+        "fields",
+        "forward_base",
+        "head",
+        "head_sent",
+        "host",
+        "id",
+        "id_line",
+        "instance",
+        "match",
+        "method",
+        "path",
+        "plan",
+        "raw_query",
+        "request_complete",
+        "request_trailers",
+        "response",
+        "response_complete",
+        "scheme",
+        "started",
+        "state",
+        "status",
+        "tried",
+        "was_retried",
+    )
+
+    def __init__(
+        self,
+        down: Downstream,
+        method: bytes,
+        path: bytes,
+        query: bytes | None,
+        head: RequestHead,
+        client: str,
+        scheme: str,
+        forward_base: bytes,
+        id: bytes,
+        id_line: bytes,
+        started: float,
+    ) -> None:
+        self.deadline = NEVER
+        self._slot = -1
+        self.down = down
+        self.head = head
+        self.method = method
+        self.host = head.host
+        self.path = path
+        """Normalised; a rewrite changes it before the attempt starts."""
+        self.raw_query = query
+        """What follows ``?``; None when there is none."""
+        self.fields = head.fields
+        """Shared with other exchanges of the connection until ``own_fields`` makes them ours."""
+        self.client = client
+        self.scheme = scheme
+        self.forward_base = forward_base
+        """Forwarded and Via lines for the service."""
+        self.id = id
+        self.id_line = id_line
+        self.started = started
+        self.match: Match[Plan] | None = None
+        self.plan: Plan = _NO_PLAN
+        self.state: dict[str, Any] | None = None
+        self.attempt: Attempt | None = None
+        self.instance: Any = None
+        self.tried: list[Any] | None = None
+        """Instances that could not be reached for this exchange."""
+        self.avoid: Any = None
+        """The instance whose connection died under the first attempt."""
+        self.was_retried = False
+        self.choice: Any = None
+        """The part of a split that the exchange was drawn into."""
+        self.allow: bytes | None = None
+        """Value of the Allow field of a 405 (RFC 9110 §15.5.6)."""
+        self.response: Response | None = None
+        self.status = 0
+        self.cause: Cause | None = None
+        self.detail = ""
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.head_sent = False
+        self.ended = False
+        self.request_complete = not head.has_body
+        self.request_trailers: list[Field] = []
+        self.response_complete = False
+        self._request: Request | None = None
+        self._depth = 0
+        self._around: list[tuple[int, asyncio.Future[Response]]] | None = None
+        self._tasks: set[asyncio.Task[None]] | None = None
+        self._held: list[bytes] | None = None
+        self._held_bytes = 0
+        self._held_response: list[bytes] | None = None
+        self._response_end: list[Field] | None = None
+        self._collector: asyncio.Future[bytes] | None = None
+        self._read_paused = False
+        self._upgrade_far: TunnelEnd | None = None
+
+    # ---------------------------------------------------------------- routing's view (Routable)
+
+    def header_values(self, name: bytes) -> list[bytes]:
+        return [f[1] for f in self.fields if f[0] == name]
+
+    @property
+    def query(self) -> bytes:
+        """Without the ``?``; empty when there is none."""
+        return self.raw_query or b""
+
+    def own_fields(self) -> list[Field]:
+        """The request's fields, for changing."""
+        if self.fields is self.head.fields:
+            self.fields = self.fields.copy()
+        return self.fields
+
+    def query_values(self, name: str) -> list[str]:
+        return parse_query(self.query).get(name, [])
+
+    def cookie_values(self, name: str) -> list[str]:
+        return parse_cookies(self.header_values(b"cookie")).get(name, [])
+
+    # ---------------------------------------------------------------- request phase
+
+    @property
+    def request(self) -> Request:
+        request = self._request
+        if request is None:
+            request = self._request = Request(self)
+        return request
+
+    @property
+    def is_idempotent(self) -> bool:
+        """RFC 9110 §9.2.2: doing it twice is doing it once."""
+        return self.method in _IDEMPOTENT
+
+    @property
+    def is_replayable(self) -> bool:
+        """Nothing of the request is lost when it is sent again: there was no content to send."""
+        return not self.head.has_body
+
+    def begin(self, plan: Plan) -> None:
+        """Steps 2 and 3 of the module's docstring."""
+        self.plan = plan
+        limit = plan.max_body_bytes
+        if limit is not None and (self.head.content_length or 0) > limit:
+            self.fail(Cause.BODY_TOO_LARGE, f"the limit is {limit} bytes")
+            return
+        if plan.total_timeout is not None:
+            self.down.wheel.set(self, self.started + plan.total_timeout)
+        if plan.hooks:
+            self._run_request_hooks()
+        else:
+            plan.handler.start(self)
+
+    def _run_request_hooks(self) -> None:
+        hooks = self.plan.hooks
+        while self._depth < len(hooks):
+            hook = hooks[self._depth]
+            self._depth += 1
+            if hook.around is not None:
+                self._spawn(self._run_around(hook, self._depth - 1))
+                return
+            if hook.on_request is None:
+                continue
+            try:
+                result = hook.on_request(self)
+            except Exception as error:
+                self._depth -= 1
+                self._hook_failed(hook, error)
+                return
+            if result is None:
+                continue
+            if isinstance(result, Response):
+                self._depth -= 1
+                self.respond(result)
+                return
+            self._spawn(self._await_request(hook, result))
+            return
+        self.plan.handler.start(self)
+
+    async def _await_request(self, hook: Hook, waiting: Awaitable[Response | None]) -> None:
+        try:
+            result = await waiting
+        except Exception as error:
+            if not self.ended:
+                self._depth -= 1
+                self._hook_failed(hook, error)
+            return
+        if self.ended:
+            return
+        if result is None:
+            self._run_request_hooks()
+        else:
+            self._depth -= 1
+            self.respond(result)
+
+    async def _run_around(self, hook: Hook, index: int) -> None:
+        async def call_next(request: Request) -> Response:
+            if self._around and self._around[-1][0] == index:
+                raise RuntimeError("call_next can be awaited once")
+            future: asyncio.Future[Response] = self.down.loop.create_future()
+            if self._around is None:
+                self._around = []
+            self._around.append((index, future))
+            self._run_request_hooks()
+            return await future
+
+        assert hook.around is not None
+        try:
+            response = await hook.around(self, call_next)
+            if not isinstance(response, Response):
+                raise TypeError(f"{hook.name} returned {type(response).__name__}, not a Response")
+        except Exception as error:
+            if not self.ended:
+                self._abandon_attempt()
+                self._depth = index
+                self._drop_around(index)
+                self._hook_failed(hook, error)
+            return
+        if self.ended:
+            return
+        self._drop_around(index)
+        if self._depth > index and response is not self.response and self.attempt is not None:
+            # It answered without waiting for call_next, or replaced what came back.
+            self._abandon_attempt()
+        self._depth = index
+        self.respond(response)
+
+    def _drop_around(self, index: int) -> None:
+        if self._around is not None:
+            for i, future in self._around:
+                if i >= index:
+                    future.cancel()
+            self._around = [entry for entry in self._around if entry[0] < index]
+
+    def _hook_failed(self, hook: Hook, error: Exception) -> None:
+        if isinstance(error, Refused):
+            self.fail(error.cause, error.detail)
+            return
+        _log.error(
+            "filter %s failed on %s %s (request %s)",
+            hook.name,
+            self.method.decode("latin-1"),
+            self.path.decode("latin-1"),
+            self.id.decode("latin-1"),
+            exc_info=error,
+        )
+        self.fail(Cause.FILTER_FAILED)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task: asyncio.Task[None] = self.down.loop.create_task(self._guard(coroutine))
+        if self._tasks is None:
+            self._tasks = set()
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, coroutine: Any) -> None:
+        try:
+            await coroutine
+        except Exception as error:  # a defect of ours, not of the hook: hooks are guarded above
+            _log.exception("an exchange failed")
+            if not self.ended:
+                self._abandon_attempt()
+                self.fail(Cause.INTERNAL)
+            del error
+        finally:
+            if not self.ended and self.head_sent:
+                self.down.flush()
+
+    # ---------------------------------------------------------------- request content
+
+    def on_request_data(self, data: bytes) -> None:
+        """Content from the client. ``fail`` answers 413 when it passes the route's limit."""
+        self.bytes_in += len(data)
+        limit = self.plan.max_body_bytes
+        if limit is not None and self.bytes_in > limit:
+            self._abandon_attempt()
+            self.fail(Cause.BODY_TOO_LARGE, f"the limit is {limit} bytes")
+            return
+        attempt = self.attempt
+        if attempt is not None:
+            attempt.send_body(data)
+            return
+        if self.response is not None and self.response_complete:
+            return  # answered early: nobody wants it
+        if self._held is None:
+            self._held = []
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._collector is not None and self.response is None:
+            if self._held_bytes > self.plan.max_buffered_body_bytes:
+                self._collector.set_exception(BodyTooLarge(self.plan.max_buffered_body_bytes))
+                self._collector = None
+        elif self._held_bytes > HELD_BYTES and not self._read_paused:
+            self._read_paused = True
+            self.down.pause_request()
+
+    def on_request_end(self, trailers: list[Field]) -> None:
+        self.request_complete = True
+        self.request_trailers = trailers
+        attempt = self.attempt
+        if attempt is not None:
+            attempt.send_end(trailers)
+        elif self._collector is not None and self.response is None:
+            self._collector.set_result(b"".join(self._held or ()))
+            self._collector = None
+
+    def attempt_ready(self, attempt: Attempt) -> None:
+        """The attempt has sent the head: give it what was held, then the rest as it comes."""
+        self.attempt = attempt
+        held = self._held
+        if held is not None:
+            self._held = None
+            self._held_bytes = 0
+            for data in held:
+                attempt.send_body(data)
+        if self.request_complete:
+            if self.head.has_body:
+                attempt.send_end(self.request_trailers)
+        elif self._read_paused:
+            self._read_paused = False
+            self.down.resume_request()
+
+    async def collect_request(self) -> bytes:
+        if self.attempt is not None:
+            raise RuntimeError("the request has been forwarded: its body is gone")
+        if self.request_complete:
+            return b"".join(self._held or ())
+        if self._held_bytes > self.plan.max_buffered_body_bytes:
+            raise BodyTooLarge(self.plan.max_buffered_body_bytes)
+        if self._collector is None:
+            self._collector = self.down.loop.create_future()
+            if self.head.expects_continue and self._held is None:
+                self.head = self.head.changed()
+                self.down.send_interim(100, [])
+            if self._read_paused:
+                self._read_paused = False
+                self.down.resume_request()
+        return await asyncio.shield(self._collector)
+
+    def replace_request_body(self, body: bytes) -> None:
+        if self.attempt is not None:
+            raise RuntimeError("the request has been forwarded")
+        if not self.request_complete:
+            raise RuntimeError("await request.body() before replacing it")
+        self._held = [body] if body else None
+        self._held_bytes = len(body)
+        self.own_fields()
+        self.head = self.head.changed(content_length=len(body))
+
+    def attempt_refused(self, instance: Any, cause: Cause, detail: str) -> None:
+        """``instance`` could not be reached. Nothing was sent, so any other may be tried, whatever the method."""
+        self.cause = cause
+        self.detail = detail
+        if self.tried is None:
+            self.tried = [instance]
+        else:
+            self.tried.append(instance)
+        self.plan.handler.start(self)
+
+    def retry_elsewhere(self, instance: Any) -> None:
+        """``instance`` died on a request that may be repeated: once, elsewhere if there is an elsewhere."""
+        self.attempt = None
+        self.was_retried = True
+        self.avoid = instance
+        self.cause = Cause.UPSTREAM_CLOSED
+        self.plan.handler.start(self)
+
+    # ---------------------------------------------------------------- response
+
+    def on_interim(self, status: int, fields: list[Field]) -> None:
+        """A 1xx of the service other than 101 (RFC 9110 §15.2: a proxy MUST forward)."""
+        if not self.head_sent and not self.head.http10:
+            self.down.send_interim(status, fields)
+
+    def on_response(self, response: Response) -> None:
+        """Step 5: the attempt has a response head."""
+        self.response = response
+        self.cause = None  # of an earlier attempt that this one made good
+        if self._depth:
+            self._run_response_hooks(response)
+        else:
+            self._send(response)
+
+    def respond(self, response: Response) -> None:
+        """Answer with a response of the gateway's own (or with one that a hook returned)."""
+        self.response = response
+        if self._depth:
+            self._run_response_hooks(response)
+        else:
+            self._send(response)
+
+    def fail(self, cause: Cause, detail: str = "", retry_after: float | None = None) -> None:
+        """Answer with the problem of ``cause``; if the response has begun, break it off visibly."""
+        if self.ended:
+            return
+        self.cause = cause
+        self.detail = detail
+        if self.head_sent:
+            self._abandon_attempt()
+            self.down.break_off()
+            self._end()
+            return
+        self._held_response = None
+        content_type, body = problem_content(
+            cause, detail, self.id.decode("latin-1"), self.header_values(b"accept")
+        )
+        response = Response(cause.status, body, content_type=content_type)
+        response.headers.set("Cache-Control", "no-store")
+        if retry_after is not None:
+            response.headers.set("Retry-After", str(max(1, round(retry_after))))
+        self.respond(response)
+
+    def _run_response_hooks(self, response: Response) -> None:
+        hooks = self.plan.hooks
+        while self._depth:
+            self._depth -= 1
+            hook = hooks[self._depth]
+            if hook.around is not None:
+                if self._around and self._around[-1][0] == self._depth:
+                    future = self._around[-1][1]
+                    self.response = response
+                    if not future.done():
+                        future.set_result(response)
+                    return
+                continue
+            if hook.on_response is None:
+                continue
+            try:
+                result = hook.on_response(self, response)
+            except Exception as error:
+                self._abandon_attempt()
+                self._hook_failed(hook, error)
+                return
+            if result is None:
+                continue
+            if isinstance(result, Response):
+                response = self.response = result
+                continue
+            self._spawn(self._await_response(hook, result, response))
+            return
+        self._send(response)
+
+    async def _await_response(
+        self, hook: Hook, waiting: Awaitable[Response | None], response: Response
+    ) -> None:
+        try:
+            result = await waiting
+        except Exception as error:
+            if not self.ended:
+                self._abandon_attempt()
+                self._hook_failed(hook, error)
+            return
+        if self.ended:
+            return
+        if result is not None:
+            response = self.response = result
+        self._run_response_hooks(response)
+
+    def _send(self, response: Response) -> None:
+        """Step 6."""
+        if self.ended:
+            return
+        self.response = response
+        self.status = response.status
+        down = self.down
+        far = self._upgrade_far
+        if far is not None:
+            if response.status == 101:
+                self.head_sent = True
+                down.open_tunnel(self, response, far)
+                return
+            self._upgrade_far = None
+            far.tunnel_lost()
+        self.head_sent = True
+        body = response.body
+        if body is not None:
+            self._abandon_attempt()
+            self._held_response = None
+            down.send_head(self, response)
+            if body and self.method != b"HEAD":
+                self.bytes_out += len(body)
+                down.send_body(body)
+            self.response_complete = True
+            down.send_end([])
+            self._end_if_complete()
+            return
+        down.send_head(self, response)
+        held = self._held_response
+        if held is not None:
+            self._held_response = None
+            for data in held:
+                self.bytes_out += len(data)
+                down.send_body(data)
+        if self._response_end is not None:
+            self._finish_response(self._response_end)
+        elif self.attempt is not None and down.is_writable:
+            self.attempt.resume_response()
+
+    def on_response_data(self, data: bytes) -> None:
+        """Content from the service: passed on, or held while hooks await."""
+        if self.head_sent:
+            self.bytes_out += len(data)
+            self.down.send_body(data)
+            return
+        held = self._held_response
+        if held is None:
+            held = self._held_response = []
+        held.append(data)
+        limit = HELD_BYTES
+        if self._collector is not None:
+            limit = self.plan.max_buffered_body_bytes
+            if sum(map(len, held)) > limit:
+                self._collector.set_exception(BodyTooLarge(limit))
+                self._collector = None
+                return
+        elif self.attempt is not None and sum(map(len, held)) > limit:
+            self.attempt.pause_response()
+
+    def on_response_end(self, trailers: list[Field]) -> None:
+        """The service's message is complete; the attempt has let go of the exchange."""
+        self.attempt = None
+        if self.head_sent:
+            self._finish_response(trailers)
+            return
+        self._response_end = trailers
+        if self._collector is not None:
+            self._collector.set_result(b"".join(self._held_response or ()))
+            self._collector = None
+
+    def _finish_response(self, trailers: list[Field]) -> None:
+        self.response_complete = True
+        self.down.send_end(trailers)
+        self._end_if_complete()
+
+    async def collect_response(self) -> bytes:
+        if self.head_sent:
+            raise RuntimeError("the response has been sent")
+        if self._response_end is not None or self.attempt is None:
+            return b"".join(self._held_response or ())
+        self._collector = self.down.loop.create_future()
+        self.attempt.resume_response()
+        return await self._collector
+
+    def on_upgraded(self, response: Response, far: TunnelEnd) -> None:
+        """The service switched protocols: 101 passes the response phase, then the tunnel opens."""
+        self._upgrade_far = far
+        self.attempt = None
+        self.on_response(response)
+
+    def on_failed(self, cause: Cause, detail: str = "", retry_after: float | None = None) -> None:
+        """The attempt failed for good and has let go of the exchange."""
+        self.attempt = None
+        if self._collector is not None:
+            # A filter awaits content that will not come: it learns why, and the client too.
+            self._collector.set_exception(Refused(cause, detail))
+            self._collector = None
+            return
+        self.fail(cause, detail, retry_after)
+
+    # ---------------------------------------------------------------- flow and end
+
+    def on_writable(self, writable: bool) -> None:
+        """The client's side filled up or drained."""
+        attempt = self.attempt
+        if attempt is not None:
+            if writable:
+                attempt.resume_response()
+            else:
+                attempt.pause_response()
+
+    def on_client_gone(self) -> None:
+        """The client closed its connection: whatever is under way for it is cancelled."""
+        if self.ended:
+            return
+        if not self.response_complete:
+            self.status = self.status or 499
+            self.cause = self.cause or None
+        self._abandon_attempt()
+        far = self._upgrade_far
+        if far is not None:
+            self._upgrade_far = None
+            far.tunnel_lost()
+        if self._collector is not None:
+            self._collector.set_exception(ClientGone("the client went away"))
+            self._collector.exception()  # marked as seen: the filter may be cancelled first
+            self._collector = None
+        self._end()
+
+    def on_deadline(self, now: float) -> None:
+        """The total time is over."""
+        self._abandon_attempt()
+        self.fail(Cause.TOTAL_TIMEOUT)
+        if not self.ended:
+            self.down.flush()
+
+    def _abandon_attempt(self) -> None:
+        attempt = self.attempt
+        if attempt is not None:
+            self.attempt = None
+            attempt.cancel()
+        elif self.instance is not None:
+            self.instance.finished(self)  # it waits for a connection
+
+    def _end_if_complete(self) -> None:
+        if self.response_complete:
+            # An early response may leave request content unread: the downstream deals with that.
+            self._end()
+
+    def tunnel_closed(self) -> None:
+        """The tunnel that this exchange became has ended."""
+        self._end()
+
+    def _end(self) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        self._abandon_attempt()
+        if self._slot >= 0:
+            self.down.wheel.forget(self)
+        tasks = self._tasks
+        if tasks:
+            current = asyncio.current_task(self.down.loop)
+            for task in list(tasks):
+                if task is not current:
+                    task.cancel()
+        self._held = None
+        self._held_response = None
+        self.down.exchange_ended(self)
+
+
+class _NoHandler:
+    def start(self, exchange: Exchange) -> None:
+        raise AssertionError("an exchange was started without a plan")
+
+    def describe(self) -> str:
+        return "nothing"
+
+
+_NO_PLAN: Final = Plan("", _NoHandler())
+

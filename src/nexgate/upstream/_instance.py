@@ -1,0 +1,450 @@
+"""One instance of a service: where it is, how it is, and the pool of connections to it.
+
+The pool works by supply and demand. *Demand* is the queue of exchanges that want a connection; *supply* is a
+connection that became idle or was just made. One synchronous step, ``_settle``, matches the two and decides how many new
+connections to open. So an exchange takes whichever comes first, a request that found the pool empty is not tied to the
+fate of "its" connect, and nothing is ever locked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from nexgate.clock import NEVER, Timed, Wheel, wheel_of
+from nexgate.errors import Cause
+from nexgate.exchange import Exchange, Response
+from nexgate.http import Kind, ResponseHead
+from nexgate.upstream._connection import UpstreamConnection
+from nexgate.upstream._encode import DROP_ALWAYS, encode_request_head
+
+__all__ = ["Address", "InstanceState", "PoolLimits", "UpstreamTimeouts"]
+
+_log = logging.getLogger("nexgate.upstream")
+
+_BACKOFF_FIRST: Final = 0.25
+_BACKOFF_MAX: Final = 5.0
+_MAX_HEADS: Final = 64
+_MAX_HEAD_REMEMBERED: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Bounds of one instance's pool, per worker process. Times in seconds."""
+
+    max_connections: int = 1024
+    max_idle: int = 128
+    idle: float = 60.0
+    max_waiting: int = 1024
+    wait: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamTimeouts:
+    """Seconds. ``body`` is the longest pause between two pieces of a response."""
+
+    connect: float = 1.0
+    first_byte: float = 60.0
+    body: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an instance listens, from its URL."""
+
+    url: str
+    host: str = ""
+    port: int = 0
+    path: str | None = None
+    tls: bool = False
+    authority: bytes = b""
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """``http://host[:port]``, ``https://host[:port]`` or ``unix:/path``. Raises ``ValueError``."""
+        if url.startswith("unix:"):
+            return cls(url, path=url.removeprefix("unix:"), authority=b"localhost")
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is not an http, https or unix URL")
+        tls = parts.scheme == "https"
+        port = parts.port or (443 if tls else 80)
+        host = parts.hostname
+        shown = f"[{host}]" if ":" in host else host
+        authority = shown if port == (443 if tls else 80) else f"{shown}:{port}"
+        return cls(url, host, port, None, tls, authority.encode("idna" if not host.isascii() else "ascii"))
+
+
+@dataclass(slots=True)
+class _Waiter(Timed):
+    """An exchange in the queue for a connection. Void once the exchange is elsewhere or has ended."""
+
+    instance: InstanceState
+    exchange: Exchange | None
+    deadline: float = field(default=NEVER, init=False)
+    _slot: int = field(default=-1, init=False)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def on_deadline(self, now: float) -> None:
+        exchange = self.exchange
+        self.exchange = None
+        if exchange is not None and exchange.instance is self.instance and exchange.attempt is None:
+            self.instance._waited_too_long(exchange)
+
+
+class InstanceState:
+    """Living state of one instance; survives reloads that keep its service and URL.
+
+    ``active`` counts exchanges under way, queued ones included: it is what least-requests balances by.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_backoff",
+        "_connecting",
+        "_idle",
+        "_tasks",
+        "_waiting",
+        "active",
+        "address",
+        "connections",
+        "drop",
+        "ewma",
+        "ewma_at",
+        "heads",
+        "host",
+        "is_healthy",
+        "is_removed",
+        "limits",
+        "loop",
+        "max_response_head_bytes",
+        "on_change",
+        "on_response",
+        "probe",
+        "service",
+        "ssl_context",
+        "ssl_server_name",
+        "timeouts",
+        "total_requests",
+        "unreachable_until",
+        "url",
+        "weight",
+        "wheel",
+        "zone",
+    )
+
+    def __init__(
+        self,
+        address: Address,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        service: str,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.address = address
+        self.url = address.url
+        self.loop = loop
+        self.wheel: Wheel = wheel_of(loop)
+        self.service = service
+        self.on_change = on_change
+        """Called when the instance becomes available or unavailable."""
+        self.weight = 1.0
+        self.zone: str | None = None
+        self.limits = PoolLimits()
+        self.timeouts = UpstreamTimeouts()
+        self.host: bytes | None = None
+        """The Host to send; None passes the client's on."""
+        self.drop: int = DROP_ALWAYS
+        self.ssl_context: ssl.SSLContext | None = None
+        self.ssl_server_name: str | None = None
+        self.max_response_head_bytes = 64 * 1024
+        self.on_response: Callable[[Exchange, Response], None] | None = None
+        self.is_healthy = True
+        self.is_removed = False
+        self.unreachable_until = 0.0
+        self.active = 0
+        self.connections = 0
+        self.total_requests = 0
+        self.ewma = 0.0
+        self.ewma_at = 0.0
+        self.probe: Any = None
+        self.heads: dict[bytes, ResponseHead] = {}
+        """Response heads read lately, by their bytes. Few: they are for answers that repeat."""
+        self._backoff = 0.0
+        self._connecting = 0
+        self._idle: dict[UpstreamConnection, None] = {}
+        self._waiting: deque[_Waiter] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ---------------------------------------------------------------- exchanges
+
+    def start(self, exchange: Exchange) -> None:
+        """Send the exchange here: now if a connection is idle, else as soon as there is one."""
+        exchange.instance = self
+        self.active += 1
+        self.total_requests += 1
+        idle = self._idle
+        while idle and not exchange.was_retried:
+            connection, _ = idle.popitem()  # the most recently used: the others may expire
+            if connection.is_usable:
+                self._send(connection, exchange)
+                return
+        if len(self._waiting) - self._connecting >= self.limits.max_waiting:
+            self.finished(exchange)
+            exchange.on_failed(
+                Cause.OVERLOADED, "too many requests wait for a connection", self.limits.wait
+            )
+            return
+        waiter = _Waiter(self, exchange)
+        self._waiting.append(waiter)
+        self._settle()
+        if waiter.exchange is exchange and len(self._waiting) > self._connecting:
+            self.wheel.set(waiter, self.loop.time() + self.limits.wait)
+
+    def _send(self, connection: UpstreamConnection, exchange: Exchange) -> None:
+        host = self.host or exchange.head.authority or self.address.authority
+        connection.start(exchange, encode_request_head(exchange, host, self.drop))
+
+    def finished(self, exchange: Exchange) -> None:
+        """The attempt is over, however it ended."""
+        if exchange.instance is self:
+            exchange.instance = None
+            self.active -= 1
+
+    def answered(self, exchange: Exchange, status: int, seconds: float) -> None:
+        """A response head arrived after ``seconds``."""
+        self._backoff = 0.0
+        if self.unreachable_until:
+            self.unreachable_until = 0.0
+            self.on_change()
+        # Peak EWMA (see balancer/_ewma.py): an answer that is no answer must not look fast.
+        if status >= 500:
+            seconds = max(seconds, 1.0)
+        now = self.loop.time()
+        age = now - self.ewma_at
+        self.ewma_at = now
+        if seconds > self.ewma:
+            self.ewma = seconds
+        else:
+            keep = 2.0 ** (-age / 10.0)
+            self.ewma = self.ewma * keep + seconds * (1.0 - keep)
+
+    def remember_head(self, raw: bytes, head: ResponseHead) -> None:
+        if len(raw) <= _MAX_HEAD_REMEMBERED and not head.flags & Kind.SECRET:
+            if len(self.heads) >= _MAX_HEADS:
+                self.heads.clear()
+            self.heads[raw] = head
+
+    def attempt_died(self, exchange: Exchange, connection: UpstreamConnection, *, heard: bool) -> None:
+        """The connection was lost after the head was sent and before the answer began.
+
+        The instance may have acted on the request. Only an idempotent request without content is tried again, once
+        (RFC 9110 §9.2.2, RFC 9112 §9.3.1); a service that was merely restarting or closed an idle
+        connection as we picked it is then never noticed.
+        """
+        self.finished(exchange)
+        if (
+            not heard
+            and exchange.is_idempotent
+            and exchange.is_replayable
+            and exchange.head.upgrade is None
+            and not exchange.was_retried
+        ):
+            exchange.retry_elsewhere(self)
+            return
+        exchange.on_failed(
+            Cause.UPSTREAM_MALFORMED if heard else Cause.UPSTREAM_CLOSED,
+            "the answer ends in its head" if heard else "",
+        )
+
+    def attempt_failed(self, exchange: Exchange, cause: Cause, detail: str = "") -> None:
+        self.finished(exchange)
+        exchange.on_failed(cause, detail)
+
+    def _waited_too_long(self, exchange: Exchange) -> None:
+        self.finished(exchange)
+        exchange.on_failed(Cause.OVERLOADED, "no connection became free in time", self.limits.wait)
+        exchange.down.flush()
+
+    # ---------------------------------------------------------------- supply and demand
+
+    def release(self, connection: UpstreamConnection, exchange: Exchange) -> None:
+        """A connection has finished a message and can take another."""
+        if exchange.instance is self:
+            exchange.instance = None
+            self.active -= 1
+        waiting = self._waiting
+        self._offer(connection)
+
+    def _settle(self) -> None:
+        """Open as many connections as there is demand for, within the limit."""
+        wanted = len(self._waiting) - self._connecting
+        room = self.limits.max_connections - self.connections - self._connecting
+        for _ in range(min(wanted, room)):
+            self._connecting += 1
+            task = self.loop.create_task(self._connect())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self) -> None:
+        cause: Cause
+        detail = ""
+        try:
+            async with asyncio.timeout(self.timeouts.connect):
+                connection = await self._open()
+        except TimeoutError:
+            cause = Cause.UPSTREAM_CONNECT_TIMEOUT
+        except ssl.SSLError as error:
+            cause = Cause.UPSTREAM_TLS
+            detail = error.reason or ""
+            _log.warning("TLS with %s failed: %s", self.url, error)
+        except (OSError, ConnectionError) as error:
+            cause = Cause.UPSTREAM_UNREACHABLE
+            _log.debug("cannot connect to %s: %s", self.url, error)
+        except asyncio.CancelledError:
+            self._connecting -= 1
+            raise
+        else:
+            self._connecting -= 1
+            self.connections += 1
+            self.reached()
+            self._offer(connection)
+            return
+        self._connecting -= 1
+        self.not_reached()
+        self._connect_failed(cause, detail)
+
+    async def _open(self) -> UpstreamConnection:
+        address = self.address
+        make = self._make_connection
+        if address.path is not None:
+            _, protocol = await self.loop.create_unix_connection(make, address.path)
+            return protocol
+        tls: dict[str, Any] = {}
+        if address.tls:
+            tls = {
+                "ssl": self.ssl_context,
+                "server_hostname": self.ssl_server_name or address.host,
+            }
+        _, protocol = await self.loop.create_connection(make, address.host, address.port, **tls)
+        return protocol
+
+    def _make_connection(self) -> UpstreamConnection:
+        return UpstreamConnection(self, self.loop, self.wheel)
+
+    def _offer(self, connection: UpstreamConnection) -> None:
+        """A connection without work: to the first in the queue, or to the idle ones."""
+        if self._waiting:
+            exchange = self._next_waiting()
+            if exchange is not None:
+                self._send(connection, exchange)
+                return
+        if self.is_removed or len(self._idle) >= self.limits.max_idle:
+            connection.close()
+            return
+        self._idle[connection] = None
+        connection.wheel.set(connection, self.loop.time() + self.limits.idle)
+
+    def _connect_failed(self, cause: Cause, detail: str) -> None:
+        """Nothing of the first exchange in the queue has been sent: it may go anywhere else."""
+        exchange = self._next_waiting()
+        if exchange is not None:
+            self.finished(exchange)
+            exchange.attempt_refused(self, cause, detail)
+            exchange.down.flush()
+        self._settle()
+
+    def _next_waiting(self) -> Exchange | None:
+        """The first in the queue that still wants a connection from here."""
+        waiting = self._waiting
+        while waiting:
+            waiter = waiting.popleft()
+            exchange = waiter.exchange
+            waiter.exchange = None
+            self.wheel.forget(waiter)
+            if exchange is not None and exchange.instance is self and exchange.attempt is None:
+                return exchange
+        return None
+
+    def connection_gone(self, connection: UpstreamConnection, *, was_idle: bool) -> None:
+        self.connections -= 1
+        if was_idle:
+            self._idle.pop(connection, None)
+        if self._waiting:
+            self._settle()
+
+    def drop_idle(self, connection: UpstreamConnection) -> None:
+        self._idle.pop(connection, None)
+
+    # ---------------------------------------------------------------- availability
+
+    @property
+    def is_available(self) -> bool:
+        return self.is_healthy and not self.unreachable_until
+
+    def not_reached(self) -> None:
+        """A connect failed: avoid the instance for a moment, longer each time (0.25 s to 5 s)."""
+        now = self.loop.time()
+        if now < self.unreachable_until:
+            return
+        self._backoff = min(max(self._backoff * 2, _BACKOFF_FIRST), _BACKOFF_MAX)
+        self.unreachable_until = now + self._backoff
+        self.loop.call_later(self._backoff, self._backoff_over)
+        self.on_change()
+
+    def _backoff_over(self) -> None:
+        if self.unreachable_until and self.loop.time() >= self.unreachable_until:
+            self.unreachable_until = 0.0
+            self.on_change()
+
+    def reached(self) -> None:
+        self._backoff = 0.0
+        if self.unreachable_until:
+            self.unreachable_until = 0.0
+            self.on_change()
+
+    def set_healthy(self, healthy: bool) -> None:
+        if healthy != self.is_healthy:
+            self.is_healthy = healthy
+            self.on_change()
+
+    def remove(self) -> None:
+        """Out of the configuration: idle connections close now, busy ones when they are done."""
+        self.is_removed = True
+        idle = list(self._idle)
+        self._idle.clear()
+        for connection in idle:
+            connection.close()
+        if self.probe is not None:
+            self.probe.cancel()
+            self.probe = None
+
+    async def aclose(self) -> None:
+        self.remove()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def idle_connections(self) -> int:
+        return len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        return sum(1 for w in self._waiting if w.exchange is not None)
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.url} active={self.active} healthy={self.is_healthy}>"
