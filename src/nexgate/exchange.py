@@ -156,6 +156,8 @@ class Plan:
     max_body_bytes: int | None = None
     max_buffered_body_bytes: int = 1024 * 1024
     total_timeout: float | None = None
+    timeouts: Any = None
+    """``UpstreamTimeouts`` that replace the service's, or None."""
     identity: Any = None
     """Equal in two snapshots when the route means the same in both."""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -444,6 +446,7 @@ class Exchange(Timed):
         "response",
         "response_complete",
         "scheme",
+        "served_by",
         "started",
         "state",
         "status",
@@ -489,6 +492,8 @@ class Exchange(Timed):
         self.state: dict[str, Any] | None = None
         self.attempt: Attempt | None = None
         self.instance: Any = None
+        self.served_by: tuple[str, str] = ("", "")
+        """Service and URL of the instance that was asked last."""
         self.tried: list[Any] | None = None
         """Instances that could not be reached for this exchange."""
         self.avoid: Any = None

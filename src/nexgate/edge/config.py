@@ -12,6 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 
 from nexgate.config import (
+    Duration,
+    FROM_ENV,
     FieldName,
     Finding,
     Flag,
@@ -288,6 +290,10 @@ class TimeoutsConfig(Section):
     write: PositiveDuration = 60.0
     """How long a client may accept no byte of its response. Beyond, the connection is closed."""
 
+    half_close: Duration = 2.0
+    """How long a service works on for a client that closed its sending side. It may still read the
+    answer; most often it is gone. 0 ends the request at once."""
+
     drain: PositiveDuration = 30.0
     """How long a shutdown or a reload waits for what is under way. WebSockets then get 1001."""
 
@@ -405,7 +411,13 @@ class GatewaySection(Section):
         int | Literal["auto"],
         PlainValidator(_workers),
         WithJsonSchema(
-            {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1024}, {"type": "string"}]}
+            {
+                "anyOf": [
+                    {"type": "integer", "minimum": 1, "maximum": 1024},
+                    {"const": "auto"},
+                    FROM_ENV,
+                ]
+            }
         ),
     ] = 1
     """Number of worker processes; ``"auto"`` is one for each processor. Limits, pools and

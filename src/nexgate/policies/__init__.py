@@ -1,0 +1,1 @@
+"""Policies: what acts on an exchange between edge and service. One folder each; none imports another."""

@@ -1,11 +1,13 @@
 """The service's side: services, instances, connection pools, balancers, probes."""
 
+from nexgate.upstream._asgi import AsgiInstance
 from nexgate.upstream._forward import Forward, Split
 from nexgate.upstream._instance import Address, InstanceState, PoolLimits, UpstreamTimeouts
 from nexgate.upstream._service import ServiceState
 
 __all__ = [
     "Address",
+    "AsgiInstance",
     "Forward",
     "InstanceState",
     "PoolLimits",

@@ -39,6 +39,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         "_near",
         "_request_sent",
         "_searched",
+        "_timeouts",
         "_tunnel_early",
         "_write_full",
         "exchange",
@@ -74,6 +75,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._is_paused = False
         self._write_full = False
         self._interims = 0
+        self._timeouts = instance.timeouts
         self._near: TunnelEnd | None = None
         self._tunnel_early: list[bytes] | None = None
 
@@ -87,6 +89,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
     def start(self, exchange: Exchange, head: bytes) -> None:
         """Send the head; content follows through the ``Attempt`` methods."""
         self.exchange = exchange
+        self._timeouts = exchange.plan.timeouts or self.instance.timeouts
         self.state = _HEAD
         self.uses += 1
         self._keep_alive = True
@@ -96,7 +99,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._request_sent = not request.has_body
         self.sent_at = now = self.loop.time()
         self.transport.write(head)
-        self.wheel.set(self, now + self.instance.timeouts.first_byte)
+        self.wheel.set(self, now + self._timeouts.first_byte)
         if exchange._held is not None or not self._request_sent:
             exchange.attempt_ready(self)
         else:
@@ -122,7 +125,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             self.transport.write(data)
         if self.state == _HEAD:
             # The service may wait for the whole body before it answers: sending is progress.
-            self.deadline = self.loop.time() + self.instance.timeouts.first_byte
+            self.deadline = self.loop.time() + self._timeouts.first_byte
 
     def send_end(self, trailers: list[Field]) -> None:
         if self.state == _CLOSED:
@@ -142,7 +145,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             self._is_paused = False
             if self.state != _CLOSED:
                 self.transport.resume_reading()
-                self.wheel.set(self, self.loop.time() + self.instance.timeouts.body)
+                self.wheel.set(self, self.loop.time() + self._timeouts.body)
 
     def cancel(self) -> None:
         exchange = self.exchange
@@ -182,7 +185,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             self._read_chunked(data)
         elif state == _UNTIL_CLOSE:
             assert self.exchange is not None
-            self.deadline = self.loop.time() + self.instance.timeouts.body
+            self.deadline = self.loop.time() + self._timeouts.body
             self.exchange.on_response_data(data)
         elif state == _TUNNEL:
             if self._near is not None:
@@ -233,7 +236,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             return
         if state == _HEAD and not self._request_sent and not self._write_full:
             # It is the client that we wait for; the edge watches over that.
-            self.wheel.set(self, now + self.instance.timeouts.first_byte)
+            self.wheel.set(self, now + self._timeouts.first_byte)
             return
         self.exchange = None
         self.close()
@@ -314,7 +317,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         else:
             self.state = _FIXED
             self._left = head.content_length or 0
-        self.wheel.set(self, now + instance.timeouts.body)
+        self.wheel.set(self, now + self._timeouts.body)
         exchange.on_response(response)
         if self.exchange is not exchange:
             return  # a hook answered otherwise, or the client is gone
@@ -331,7 +334,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         left = self._left - len(data)
         if left > 0:
             self._left = left
-            self.deadline = self.loop.time() + self.instance.timeouts.body
+            self.deadline = self.loop.time() + self._timeouts.body
             exchange.on_response_data(data)
             return
         if left < 0:
@@ -353,7 +356,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         except Refused as refused:
             self._fail(Cause.UPSTREAM_CUT, refused.detail)
             return
-        self.deadline = self.loop.time() + self.instance.timeouts.body
+        self.deadline = self.loop.time() + self._timeouts.body
         if content:
             exchange.on_response_data(content)
         if decoder.done and self.exchange is exchange:

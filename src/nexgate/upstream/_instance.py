@@ -124,6 +124,7 @@ class InstanceState:
         "ewma_at",
         "heads",
         "host",
+        "identity",
         "is_healthy",
         "is_removed",
         "limits",
@@ -157,6 +158,7 @@ class InstanceState:
         self.loop = loop
         self.wheel: Wheel = wheel_of(loop)
         self.service = service
+        self.identity = (service, address.url)
         self.on_change = on_change
         """Called when the instance becomes available or unavailable."""
         self.weight = 1.0
@@ -192,6 +194,7 @@ class InstanceState:
     def start(self, exchange: Exchange) -> None:
         """Send the exchange here: now if a connection is idle, else as soon as there is one."""
         exchange.instance = self
+        exchange.served_by = self.identity
         self.active += 1
         self.total_requests += 1
         idle = self._idle

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from nexgate.exchange import Exchange, Response
-from nexgate.upstream._instance import InstanceState
 from nexgate.upstream.balancer import Balancer
 
 __all__ = ["ServiceState"]
@@ -24,13 +23,15 @@ class ServiceState:
     are tried all the same: being wrong about that costs a refused connect, being right a lost request.
     """
 
-    __slots__ = ("_available", "_balancer", "instances", "name")
+    __slots__ = ("_available", "_balancer", "balancer_config", "instances", "name")
 
     def __init__(self, name: str, balancer: Balancer) -> None:
         self.name = name
         self.instances: dict[str, Any] = {}
         self._available: list[Any] = []
         self._balancer = balancer
+        self.balancer_config: Any = None
+        """What the balancer was made from: equal means that it stays."""
 
     @property
     def balancer(self) -> Balancer:
@@ -85,6 +86,4 @@ class ServiceState:
         self._balancer.on_response(exchange, response, instance)
 
     async def aclose(self) -> None:
-        await asyncio.gather(
-            *(i.aclose() for i in self.instances.values() if isinstance(i, InstanceState))
-        )
+        await asyncio.gather(*(i.aclose() for i in self.instances.values()))

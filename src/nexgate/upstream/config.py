@@ -322,11 +322,12 @@ class HealthConfig(Section):
         PlainValidator(_status_ranges),
         WithJsonSchema(
             {
+                "$comment": "a status, a range or a list of them",
                 "anyOf": [
                     {"type": "integer", "minimum": 100, "maximum": 599},
                     {"type": "string", "pattern": "^[1-5][0-9]{2}( *- *[1-5][0-9]{2})?$"},
                     {"type": "array", "items": {"type": ["integer", "string"]}, "minItems": 1},
-                ]
+                ],
             }
         ),
     ] = ((200, 399),)

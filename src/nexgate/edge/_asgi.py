@@ -1,0 +1,5 @@
+"""Placeholder until the ASGI entry lands."""
+
+
+class AsgiEntry:
+    pass

@@ -1,0 +1,472 @@
+"""The living side of a gateway in one worker: services that survive reloads, and the snapshot in force.
+
+``build`` compiles a configuration into a ``Build`` and touches nothing; it may run in a thread. ``apply`` makes it true in
+the event loop: services are reconciled by name, instances by URL, and the new snapshot is swapped in. A
+pool, a health verdict or a balancer's position is never lost because something else in the file changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nexgate.edge import EdgeLimits, EdgeState, EdgeTimeouts
+from nexgate.errors import ConfigError
+from nexgate.exchange import Handler, Hook, Plan
+from nexgate.gateway_config import GatewayConfig, RouteConfig
+from nexgate.http import ForwardedRules, HeadLimits, Kind, TrustedProxies
+from nexgate.policies.answer import Answer, Redirect
+from nexgate.policies.filters import Filter
+from nexgate.policies.headers import request_hook, response_hook
+from nexgate.policies.rewrite import PathChange, rewrite, strip_literal, strip_prefix
+from nexgate.routing import (
+    Absent,
+    Condition,
+    CookiePredicate,
+    Exact,
+    HeaderPredicate,
+    PathRules,
+    Predicate,
+    Present,
+    QueryPredicate,
+    Regex,
+    Route,
+    RouteTable,
+    Template,
+)
+from nexgate.routing.config import PredicateConfig
+from nexgate.snapshot import Snapshot
+from nexgate.upstream import (
+    Address,
+    AsgiInstance,
+    Forward,
+    InstanceState,
+    PoolLimits,
+    ServiceState,
+    Split,
+    UpstreamTimeouts,
+)
+from nexgate.upstream._encode import DROP_ALWAYS
+from nexgate.upstream.balancer import (
+    Balancer,
+    ConsistentHash,
+    LeastRequests,
+    PeakEwma,
+    RoundRobin,
+    StickyCookie,
+    WeightedRandom,
+)
+from nexgate.upstream.config import BalancerConfig, ServiceConfig
+from nexgate.upstream.health import Probe, ProbeSettings
+
+__all__ = ["Build", "Runtime", "build", "import_object"]
+
+_log = logging.getLogger("nexgate")
+
+_FOREVER = 10.0 * 365 * 86400
+
+
+def import_object(path: str) -> Any:
+    """``package.module:name`` → the object. Raises ``ConfigError`` saying what is missing."""
+    module_name, _, name = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"{path}: cannot import {module_name}: {error}") from error
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise ConfigError(f"{path}: {module_name} has no {name}") from None
+    return found
+
+
+def _balancer(config: BalancerConfig) -> Balancer:
+    match config.kind:
+        case "least-requests":
+            return LeastRequests()
+        case "round-robin":
+            return RoundRobin()
+        case "random":
+            return WeightedRandom()
+        case "ewma":
+            return PeakEwma()
+        case "consistent-hash":
+            return ConsistentHash(config.key)
+        case "sticky-cookie":
+            return StickyCookie(config.cookie, None if config.ttl is None else int(config.ttl))
+
+
+def path_rules(config: GatewayConfig) -> PathRules:
+    path = config.gateway.path
+    return PathRules(
+        merge_slashes=path.merge_slashes,
+        encoded_slash=path.encoded_slash,
+        ignore_case=path.ignore_case,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A configuration compiled, not yet in force."""
+
+    config: GatewayConfig
+    snapshot: Snapshot
+    services: Mapping[str, ServiceState]
+    identities: frozenset[Any]
+
+
+def build(
+    config: GatewayConfig,
+    filters: Sequence[Filter] = (),
+    route_filters: Mapping[int, Sequence[Filter]] | None = None,
+    living: Mapping[str, ServiceState] | None = None,
+) -> Build:
+    """Compile. ``living`` services are used again; new ones are made empty. Raises ``ConfigError``."""
+    rules = path_rules(config)
+    section = config.gateway
+    services = {
+        name: (living or {}).get(name) or ServiceState(name, LeastRequests())
+        for name in config.services
+    }
+    everyone = [
+        *(f.hook(rules) for f in filters),
+        *(Filter(import_object(path)).hook(rules) for path in section.filters),
+    ]
+    routes: list[Route[Plan]] = []
+    for index, route in enumerate(config.routes):
+        own = [
+            *(f.hook(rules) for f in (route_filters or {}).get(index, ())),
+            *(Filter(import_object(path)).hook(rules) for path in route.filters),
+        ]
+        plan = _plan(config, route, [*everyone, *own], services)
+        routes.append(
+            Route(
+                Template.parse(route.path),
+                plan,
+                plan.name,
+                hosts=tuple(h.encode() for h in route.host or ()),
+                methods=frozenset(m.encode() for m in route.methods or ()),
+                predicates=_predicates(route),
+                priority=route.priority,
+            )
+        )
+    table = RouteTable(routes, rules)
+    snapshot = Snapshot(
+        table,
+        rules,
+        ForwardedRules(
+            section.forwarded, TrustedProxies(str(n) for n in section.trusted_proxies)
+        ),
+        section.via.encode(),
+        section.request_id.header.encode(),
+        section.request_id.trust,
+        section.underscores == "reject",
+        Snapshot.fallback_plan(
+            tuple(everyone),
+            max_body_bytes=section.limits.max_body_bytes,
+            max_buffered_body_bytes=section.limits.max_buffered_body_bytes,
+        ),
+    )
+    return Build(config, snapshot, services, frozenset(r.payload.identity for r in routes))
+
+
+def _plan(
+    config: GatewayConfig,
+    route: RouteConfig,
+    filters: list[Hook],
+    services: Mapping[str, ServiceState],
+) -> Plan:
+    section = config.gateway
+    name = route.name or f"{'|'.join(route.methods or ()) or 'any'} {route.path}"
+    hooks: list[Hook] = []
+    if route.response_headers is not None:
+        hooks.append(response_hook(route.response_headers))
+    hooks.extend(filters)
+    if route.request_headers is not None:
+        hooks.append(request_hook(route.request_headers))
+    handler: Handler
+    timeouts: UpstreamTimeouts | None = None
+    total = section.timeouts.total
+    change = _path_change(route)
+    if route.service is not None:
+        handler = Forward(services[route.service], change)
+    elif route.split is not None:
+        handler = Split(
+            [(Forward(services[part.service], change), float(part.weight)) for part in route.split]
+        )
+    elif route.redirect is not None:
+        handler = Redirect(
+            route.redirect.to, route.redirect.status, keep_query=route.redirect.keep_query
+        )
+    else:
+        assert route.respond is not None
+        answer = route.respond
+        handler = Answer(answer.status, answer.body, answer.headers, answer.content_type)
+    if route.service_names:
+        limits = [config.services[n].timeout for n in route.service_names]
+        total = min((t.total for t in limits if t.total is not None), default=total)
+    if route.timeout is not None and route.service_names:
+        merged = route.timeout.over(config.services[route.service_names[0]].timeout)
+        timeouts = _timeouts(merged.connect, merged.first_byte, merged.body)
+        if "total" in route.timeout.model_fields_set:
+            total = merged.total
+    return Plan(
+        name,
+        handler,
+        tuple(hooks),
+        max_body_bytes=route.body_limit(section.limits.max_body_bytes),
+        max_buffered_body_bytes=section.limits.max_buffered_body_bytes,
+        total_timeout=total,
+        timeouts=timeouts,
+        # A route is the same after a reload when it says the same and its services do: their
+        # instances may come and go.
+        identity=route.model_dump_json(),
+    )
+
+
+def _predicates(route: RouteConfig) -> tuple[Predicate, ...]:
+    found: list[Predicate] = []
+    for name, config in route.headers.items():
+        found.append(HeaderPredicate(name.lower().encode("latin-1"), _condition(config)))
+    for name, config in route.query.items():
+        found.append(QueryPredicate(name, _condition(config)))
+    for name, config in route.cookies.items():
+        found.append(CookiePredicate(name, _condition(config)))
+    return tuple(found)
+
+
+def _condition(config: PredicateConfig) -> Condition:
+    if config.equals is not None:
+        return Exact(config.equals)
+    if config.regex is not None:
+        return Regex(config.regex)
+    return Present() if config.present else Absent()
+
+
+def _path_change(route: RouteConfig) -> PathChange | None:
+    if route.rewrite is not None:
+        return rewrite(Template.parse(route.rewrite))
+    if route.strip_prefix is True:
+        return strip_literal(Template.parse(route.path))
+    if route.strip_prefix:
+        return strip_prefix(route.strip_prefix)
+    return None
+
+
+def _timeouts(connect: float, first_byte: float | None, body: float | None) -> UpstreamTimeouts:
+    return UpstreamTimeouts(
+        connect,
+        first_byte if first_byte is not None else _FOREVER,
+        body if body is not None else _FOREVER,
+    )
+
+
+def edge_limits(config: GatewayConfig) -> EdgeLimits:
+    limits = config.gateway.limits
+    return EdgeLimits(
+        HeadLimits(limits.max_head_bytes, limits.max_fields, limits.max_target_bytes),
+        limits.max_connections,
+        limits.max_pipelined_bytes,
+    )
+
+
+def edge_timeouts(config: GatewayConfig) -> EdgeTimeouts:
+    t = config.gateway.timeouts
+    return EdgeTimeouts(t.head, t.idle, t.body, t.write, t.drain, t.half_close)
+
+
+class Runtime:
+    """One per worker. Owns the services and the ``EdgeState``."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, first: Build, apps: Mapping[str, Any]) -> None:
+        self.loop = loop
+        self.services: dict[str, ServiceState] = {}
+        self.apps = dict(apps)
+        """ASGI applications by instance URL, for those that were given as objects."""
+        self.config = first.config
+        self.edge = EdgeState(
+            loop,
+            first.snapshot,
+            limits=edge_limits(first.config),
+            timeouts=edge_timeouts(first.config),
+        )
+        self.reloads = 0
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def apply(self, made: Build) -> None:
+        """Make a build true. New applications are started before any request can reach them."""
+        config = made.config
+        fresh: list[AsgiInstance] = []
+        planned: list[tuple[ServiceState, ServiceConfig, list[Any]]] = []
+        try:
+            for name, service_config in config.services.items():
+                service = made.services[name]
+                instances = self._instances(service, service_config, fresh)
+                planned.append((service, service_config, instances))
+            for instance in fresh:
+                await instance.startup()
+        except BaseException:
+            for instance in fresh:
+                await instance.aclose()
+            raise
+        # From here on nothing awaits: the swap is one step for every request.
+        retired: list[Any] = []
+        for service, service_config, instances in planned:
+            self._configure(service, service_config, config, instances)
+            retired += service.set_instances(instances)
+            if service.balancer_config != service_config.balancer:
+                service.balancer = _balancer(service_config.balancer)
+                service.balancer_config = service_config.balancer
+        for name, service in self.services.items():
+            if name not in made.services:
+                retired += service.set_instances(())
+        self.services = dict(made.services)
+        self.config = config
+        self.edge.forwards_underscores = config.gateway.underscores == "allow"
+        self.edge.configure(made.snapshot, edge_limits(config), edge_timeouts(config))
+        self.edge.depart(made.identities, config.gateway.on_change)
+        self.reloads += 1
+        for instance in retired:
+            self._retire(instance)
+
+    def _instances(
+        self,
+        service: ServiceState,
+        config: ServiceConfig,
+        fresh: list[AsgiInstance],
+    ) -> list[Any]:
+        """Those that stay, as they are, and new ones. Configured only at the swap."""
+        instances: list[Any] = []
+        for each in config.instances:
+            known = service.instances.get(each.url)
+            if known is not None:
+                instances.append(known)
+            elif each.scheme == "asgi":
+                app = self.apps.get(each.url)
+                if app is None:
+                    app = import_object(each.url.removeprefix("asgi:"))
+                made = AsgiInstance(app, each.url, self.loop, service=service.name)
+                fresh.append(made)
+                instances.append(made)
+            else:
+                instances.append(
+                    InstanceState(
+                        Address.parse(each.url),
+                        self.loop,
+                        service=service.name,
+                        on_change=service.refresh,
+                    )
+                )
+        return instances
+
+    def _configure(
+        self,
+        service: ServiceState,
+        config: ServiceConfig,
+        whole: GatewayConfig,
+        instances: list[Any],
+    ) -> None:
+        context: ssl.SSLContext | None = None
+        drop = DROP_ALWAYS
+        if whole.gateway.underscores != "allow":
+            drop |= Kind.UNDERSCORE
+        sticky = config.balancer.kind == "sticky-cookie"
+        for each, instance in zip(config.instances, instances, strict=True):
+            instance.weight = float(each.weight)
+            instance.zone = each.zone
+            instance.on_response = _sticky(service, instance) if sticky else None
+            if isinstance(instance, AsgiInstance):
+                continue
+            pool = config.pool
+            instance.limits = PoolLimits(
+                pool.max_connections, pool.max_idle, pool.idle, pool.max_waiting, pool.wait
+            )
+            t = config.timeout
+            instance.timeouts = _timeouts(t.connect, t.first_byte, t.body)
+            instance.max_response_head_bytes = config.max_response_head_bytes
+            instance.drop = drop
+            if config.host == "preserve":
+                instance.host = None
+            elif config.host == "instance":
+                instance.host = instance.address.authority
+            else:
+                instance.host = config.host.encode()
+            if instance.address.tls:
+                if context is None:
+                    context = _client_context(config)
+                instance.ssl_context = context
+                instance.ssl_server_name = config.tls.server_name if config.tls else None
+            self._probe(instance, config)
+
+    def _probe(self, instance: InstanceState, config: ServiceConfig) -> None:
+        health = config.health
+        if health is None:
+            if instance.probe is not None:
+                instance.probe.cancel()
+                instance.probe = None
+                instance.is_healthy = True
+            return
+        settings = ProbeSettings(
+            health.path,
+            health.method,
+            health.status,
+            health.interval,
+            health.jitter,
+            health.timeout,
+            health.healthy_after,
+            health.unhealthy_after,
+            health.port,
+            health.host,
+        )
+        if instance.probe is None or instance.probe.settings != settings:
+            if instance.probe is not None:
+                instance.probe.cancel()
+            instance.probe = Probe(instance, settings)
+
+    def _retire(self, instance: Any) -> None:
+        """Idle connections close now; what is under way on the instance ends by itself."""
+        instance.remove()
+        if isinstance(instance, AsgiInstance):
+            task = self.loop.create_task(self._shut_down(instance))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def _shut_down(self, instance: AsgiInstance) -> None:
+        deadline = self.loop.time() + self.edge.timeouts.drain
+        while instance.active and self.loop.time() < deadline:
+            await asyncio.sleep(0.1)
+        await instance.aclose()
+
+    async def aclose(self) -> None:
+        for task in list(self._retiring):
+            task.cancel()
+        for service in self.services.values():
+            await service.aclose()
+
+
+def _sticky(service: ServiceState, instance: Any) -> Callable[[Any, Any], None]:
+    def on_response(exchange: Any, response: Any) -> None:
+        service.on_response(exchange, response, instance)
+
+    return on_response
+
+
+def _client_context(config: ServiceConfig) -> ssl.SSLContext:
+    tls = config.tls
+    context = ssl.create_default_context(cafile=str(tls.ca) if tls and tls.ca else None)
+    context.set_alpn_protocols(["http/1.1"])
+    if tls is not None:
+        if not tls.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if tls.min_version == "1.3":
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+        if tls.certificate is not None:
+            context.load_cert_chain(str(tls.certificate), str(tls.key), password=lambda: b"")
+    return context

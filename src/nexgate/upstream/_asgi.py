@@ -1,0 +1,5 @@
+"""Placeholder until the ASGI instance lands."""
+
+
+class AsgiInstance:
+    pass

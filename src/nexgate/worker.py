@@ -1,0 +1,264 @@
+"""One worker process: loads the gateway, serves on inherited sockets, obeys the supervisor.
+
+The supervisor speaks to a worker over a socket pair, in frames: four bytes of length, then a verb, a space and a payload.
+``reload TEXT`` brings a new version of the configuration, already checked; ``drain`` ends the worker
+gracefully; ``logs`` reopens log files. The worker answers ``ready``, ``reloaded`` or ``failed REASON``. When the supervisor is gone, the
+pair is closed, and the worker drains by itself: an orphan must not hold the port for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from nexgate.config import Overrides
+from nexgate.edge import Listener, Server
+from nexgate.errors import ConfigError
+from nexgate.gateway import (
+    Gateway,
+    listener_tls,
+    load_source,
+    open_listener,
+    refresh_certificates,
+)
+from nexgate.observability import AccessLog, access_log, configure_logging
+from nexgate.runtime import Runtime
+
+if TYPE_CHECKING:
+    from nexgate.edge.config import ListenConfig
+
+__all__ = ["Worker", "frame", "new_event_loop", "run_alone"]
+
+_log = logging.getLogger("nexgate")
+
+_LENGTH: Final = struct.Struct("!I")
+
+
+def frame(verb: str, payload: str = "") -> bytes:
+    data = f"{verb} {payload}".encode()
+    return _LENGTH.pack(len(data)) + data
+
+
+class Frames:
+    """Takes frames out of a byte stream."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> list[tuple[str, str]]:
+        self._buffer += data
+        found: list[tuple[str, str]] = []
+        while len(self._buffer) >= 4:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if len(self._buffer) < 4 + length:
+                break
+            verb, _, payload = self._buffer[4 : 4 + length].decode().partition(" ")
+            self._buffer = self._buffer[4 + length :]
+            found.append((verb, payload))
+        return found
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop where it is installed, asyncio's own elsewhere."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def tune_collector() -> None:
+    """Exchanges leave no cycles behind, so collections are for user code and can be rare."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+class Worker:
+    """Serves a gateway on sockets until told to stop."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        sockets: list[socket.socket],
+        *,
+        path: Path | None = None,
+        overrides: Overrides | None = None,
+        control: socket.socket | None = None,
+    ) -> None:
+        self.gateway = gateway
+        self.path = path
+        self.overrides = overrides or Overrides()
+        self._sockets = sockets
+        self._control = control
+        self._stop = asyncio.Event()
+        self._runtime: Runtime | None = None
+        self._server: Server | None = None
+        self._listen: tuple[ListenConfig, ...] = ()
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Until ``stop``. Raises ``ConfigError`` when the gateway cannot start."""
+        loop = asyncio.get_running_loop()
+        config = self.gateway.config
+        self._listen = config.gateway.listen
+        self._runtime = runtime = await self.gateway.start(loop)
+        listeners = [
+            Listener(sock, listener_tls(each.tls), each.trusted)
+            for sock, each in zip(self._sockets, self._listen, strict=True)
+        ]
+        self._server = server = Server(runtime.edge, listeners)
+        await server.start()
+        tune_collector()
+        reader: asyncio.Task[None] | None = None
+        if self._control is not None:
+            reader = loop.create_task(self._obey(self._control))
+            await loop.sock_sendall(self._control, frame("ready"))
+        await self._stop.wait()
+        clean = await server.stop(runtime.edge.timeouts.drain)
+        if not clean:
+            _log.warning("drain limit reached: connections were cut")
+        if reader is not None:
+            reader.cancel()
+        await runtime.aclose()
+        self._flush_logs(AccessLog.flush)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def _obey(self, control: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        frames = Frames()
+        while True:
+            try:
+                data = await loop.sock_recv(control, 65536)
+            except OSError:
+                data = b""
+            if not data:
+                if not self._stop.is_set():
+                    _log.warning("the supervisor is gone: worker %d drains", os.getpid())
+                self.stop()
+                return
+            for verb, payload in frames.feed(data):
+                if verb == "drain":
+                    self.stop()
+                elif verb == "logs":
+                    self._flush_logs(AccessLog.reopen)
+                elif verb == "reload":
+                    try:
+                        await self.reload(payload)
+                    except Exception as error:
+                        _log.exception("worker %d cannot reload", os.getpid())
+                        await loop.sock_sendall(control, frame("failed", str(error)))
+                    else:
+                        await loop.sock_sendall(control, frame("reloaded"))
+
+    def _flush_logs(self, action: Callable[[AccessLog], None]) -> None:
+        if self._runtime is not None and isinstance(self._runtime.edge.exchange_log, AccessLog):
+            action(self._runtime.edge.exchange_log)
+
+    async def reload(self, text: str) -> None:
+        """Swap to another version of the file. On any error nothing has changed."""
+        assert self.path is not None
+        runtime = self._runtime
+        server = self._server
+        assert runtime is not None
+        assert server is not None
+        path = self.path
+        loop = asyncio.get_running_loop()
+        async with self._reloading:
+
+            def compile_it() -> tuple[Gateway, Any]:
+                gateway = load_source(text, path)
+                gateway.override(self.overrides)
+                return gateway, gateway.build(runtime)
+
+            # In a thread: requests go on while ten thousand routes compile.
+            gateway, made = await loop.run_in_executor(None, compile_it)
+            runtime.apps.update(gateway._apps)
+            await runtime.apply(made)
+            section = gateway.config.gateway
+            before = self.gateway.config.gateway
+            self.gateway = gateway
+            if (section.access_log, section.access_log_format) != (
+                before.access_log,
+                before.access_log_format,
+            ):
+                self._flush_logs(AccessLog.flush)
+                runtime.edge.exchange_log = access_log(
+                    section.access_log, section.access_log_format
+                )
+            configure_logging(section.log_level)
+            for listener, config in zip(server.listeners, section.listen, strict=False):
+                if listener.tls is not None and config.tls is not None:
+                    try:
+                        refresh_certificates(listener.tls, config.tls)
+                    except OSError:
+                        _log.exception("the old certificates stay in use")
+
+
+def run_alone(gateway: Gateway) -> None:
+    """Serve in this process until SIGINT or SIGTERM."""
+    configure_logging(gateway.config.gateway.log_level)
+    opened = [open_listener(each) for each in gateway.config.gateway.listen]
+
+    async def main() -> None:
+        worker = Worker(gateway, [listener.socket for listener in opened])
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):
+                loop.add_signal_handler(number, worker.stop)
+        for listener in opened:
+            _log.info("listening on %s", listener.url)
+        await worker.run()
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main())
+
+
+def worker_main(
+    text: str,
+    path: Path,
+    overrides: Overrides,
+    sockets: list[socket.socket],
+    control: socket.socket,
+) -> int:
+    """The life of a forked worker; the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        gateway = load_source(text, path)
+        gateway.override(overrides)
+        configure_logging(gateway.config.gateway.log_level)
+    except ConfigError as error:
+        control.sendall(frame("failed", str(error)))
+        return 3
+
+    async def main() -> None:
+        control.setblocking(False)
+        worker = Worker(gateway, sockets, path=path, overrides=overrides, control=control)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
+        await worker.run()
+
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(main())
+    except ConfigError as error:
+        control.setblocking(True)
+        with contextlib.suppress(OSError):
+            control.sendall(frame("failed", str(error)))
+        return 3
+    except Exception:
+        _log.exception("worker %d failed", os.getpid())
+        return 1
+    return 0
