@@ -74,6 +74,12 @@ class Cause(Enum):
         Site.CLIENT_REQUEST_BODY,
     )
     URI_TOO_LONG = ("uri-too-long", 414, "The URI is too long", Site.CLIENT_REQUEST_HEAD)
+    EXPECTATION_FAILED = (
+        "expectation-failed",
+        417,
+        "The expectation cannot be met",
+        Site.CLIENT_REQUEST_HEAD,
+    )
     MISDIRECTED = ("misdirected", 421, "This server does not answer for that host", Site.GATEWAY)
     HEAD_TOO_LARGE = (
         "request-head-too-large",
