@@ -77,6 +77,10 @@ class Downstream(Protocol):
 
     def send_interim(self, status: int, fields: list[Field]) -> None: ...
     def send_head(self, exchange: Exchange, response: Response) -> None: ...
+    def send_whole(self, exchange: Exchange, head: ResponseHead, body: bytes) -> bool:
+        """Send a response that is complete already, if there is a short way for it; else say False."""
+        ...
+
     def send_body(self, data: bytes) -> None: ...
     def send_end(self, trailers: list[Field]) -> None: ...
     def flush(self) -> None:
@@ -811,6 +815,24 @@ class Exchange(Timed):
         else:
             self._send(response)
 
+    def on_whole_response(self, head: ResponseHead, body: bytes) -> None:
+        """Head and content arrived together, and the attempt has let go: steps 5 to 7 at once."""
+        if not self._depth and self.down.send_whole(self, head, body):
+            self.attempt = None
+            self.cause = None
+            self.status = head.status
+            self.bytes_out = len(body)
+            self.head_sent = self.response_complete = True
+            self._end()
+            return
+        self.attempt = None
+        self._response_end = []
+        if body:
+            self._held_response = [body]
+        self.on_response(Response.streaming(self, head))
+        if self.head_sent and not self.ended:
+            self.down.flush()
+
     def respond(self, response: Response) -> None:
         """Answer with a response of the gateway's own (or with one that a hook returned)."""
         self.response = response
@@ -1044,17 +1066,17 @@ class Exchange(Timed):
         if self.ended:
             return
         self.ended = True
-        self._abandon_attempt()
+        if self.attempt is not None or self.instance is not None:
+            self._abandon_attempt()
         if self._slot >= 0:
             self.down.wheel.forget(self)
-        tasks = self._tasks
-        if tasks:
+        if self._tasks:
             current = asyncio.current_task(self.down.loop)
-            for task in list(tasks):
+            for task in list(self._tasks):
                 if task is not current:
                     task.cancel()
-        self._held = None
-        self._held_response = None
+        # Nothing may keep the exchange alive from inside: the cycle collector runs rarely.
+        self.response = self._request = self._held = self._held_response = None
         self.down.exchange_ended(self)
 
 

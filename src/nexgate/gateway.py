@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from nexgate.config import InvalidConfig, Overrides, problems_of, read_text
 from nexgate.edge import AsgiEntry, Listener, Server
 from nexgate.edge._server import bind, server_context
-from nexgate.edge.config import ListenConfig, TlsConfig
+from nexgate.edge.config import CertificateConfig, ListenConfig, TlsConfig
 from nexgate.errors import ConfigError
 from nexgate.exchange import Plan
 from nexgate.gateway_config import GatewayConfig, load_text
@@ -361,7 +361,7 @@ def listener_tls(config: TlsConfig | None) -> ssl.SSLContext | None:
 
 def refresh_certificates(context: ssl.SSLContext, config: TlsConfig) -> None:
     """Load the certificate files (again): handshakes from now on use them, open connections go on."""
-    config.load_into(context)
+    _load(context, config)
     by_name: dict[str, ssl.SSLContext] = {}
     for host, each in config.sni.items():
         other = server_context(
@@ -370,7 +370,7 @@ def refresh_certificates(context: ssl.SSLContext, config: TlsConfig) -> None:
             min_version=config.min_version,
             ciphers=config.ciphers,
         )
-        each.load_into(other)
+        _load(other, each)
         by_name[host.lower()] = other
 
     def choose(tls: ssl.SSLObject, name: str | None, default: ssl.SSLContext) -> None:
@@ -380,4 +380,9 @@ def refresh_certificates(context: ssl.SSLContext, config: TlsConfig) -> None:
             if found is not None:
                 tls.context = found
 
-    context.sni_callback = choose if by_name else None  # type: ignore[assignment]  # typeshed: the union
+    context.sni_callback = choose if by_name else None
+
+
+def _load(context: ssl.SSLContext, files: CertificateConfig) -> None:
+    # The password keeps OpenSSL from asking a terminal for that of an encrypted key.
+    context.load_cert_chain(str(files.certificate), str(files.key), password=lambda: b"")

@@ -172,6 +172,7 @@ def build(
             max_body_bytes=section.limits.max_body_bytes,
             max_buffered_body_bytes=section.limits.max_buffered_body_bytes,
         ),
+        None if any(route.predicates for route in routes) else {},
     )
     return Build(config, snapshot, services, frozenset(r.payload.identity for r in routes))
 
@@ -207,7 +208,12 @@ def _plan(
     else:
         assert route.respond is not None
         answer = route.respond
-        handler = Answer(answer.status, answer.body, answer.headers, answer.content_type)
+        handler = Answer(
+            answer.status,
+            answer.body,
+            {name: value.reveal() for name, value in answer.headers.items()},
+            answer.content_type.reveal() if answer.content_type is not None else None,
+        )
     if route.service_names:
         limits = [config.services[n].timeout for n in route.service_names]
         total = min((t.total for t in limits if t.total is not None), default=total)
@@ -380,6 +386,7 @@ class Runtime:
         for each, instance in zip(config.instances, instances, strict=True):
             instance.weight = float(each.weight)
             instance.zone = each.zone
+            instance.measures_latency = config.balancer.kind == "ewma"
             instance.on_response = _sticky(service, instance) if sticky else None
             if isinstance(instance, AsgiInstance):
                 continue

@@ -17,6 +17,8 @@ from nexgate.routing import Match, PathRules, RouteTable, normalise
 
 __all__ = ["Origin", "Snapshot"]
 
+_MAX_KNOWN_ROUTES: Final = 4096
+_MAX_KNOWN_PATH: Final = 256
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9\-._~+/=:]{1,128}").fullmatch
 
 
@@ -63,6 +65,8 @@ class Snapshot:
     rejects_underscores: bool = False
     fallback: Plan = field(default_factory=lambda: Plan("", _NotFound()))
     """Takes what no route matches; has the gateway's own hooks."""
+    known_routes: dict[tuple[bytes, bytes, bytes], tuple[bytes, Match[Plan]]] | None = None
+    """Answers of the table by host, method and path as received; None when routes have predicates."""
 
     @staticmethod
     def fallback_plan(hooks: tuple[Hook, ...], **settings: Any) -> Plan:
@@ -81,8 +85,16 @@ class Snapshot:
         started: float,
     ) -> tuple[Exchange, Plan]:
         """An exchange and its plan, ready for ``begin``. Raises ``Refused`` for an unsafe path."""
-        if path != b"*":
-            path = normalise(path, self.path_rules)
+        # The same question, lately? Paths repeat, and a route without predicates depends on nothing else.
+        known_routes = self.known_routes
+        key = (head.host, method, path)
+        known_route = known_routes.get(key) if known_routes is not None else None
+        if known_route is not None:
+            path, found = known_route
+        else:
+            found = None
+            if path != b"*":
+                path = normalise(path, self.path_rules)
         flags = head.flags
         client = origin.peer
         if flags & (Kind.FORWARDED | Kind.VIA | Kind.UNDERSCORE):
@@ -91,24 +103,32 @@ class Snapshot:
             base, client, scheme = self._forward_lines(head, origin, scheme)
         else:
             # Who it is and what it asked for: the same for every request of a connection, mostly.
-            known = origin.forward_base
-            if known is None or origin.forward_base_for != head.authority:
+            known_base = origin.forward_base
+            if known_base is None or origin.forward_base_for != head.authority:
                 base, _, _ = self._forward_lines(head, origin, scheme)
                 origin.forward_base = base
                 origin.forward_base_for = head.authority
             else:
-                base = known
+                base = known_base
         if flags & Kind.REQUEST_ID:
             request_id = self._believed_id(head, origin) or request_id
         id_line = b"%b: %b" % (self.request_id_field, request_id)
         exchange = Exchange(
             down, method, path, query, head, client, scheme, base, request_id, id_line, started
         )
-        found = self.table.match(exchange)
-        if type(found) is Match:
+        if found is not None:
             exchange.match = found
             return exchange, found.route.payload
-        exchange.choice = found.allow  # type: ignore[union-attr]  # it is a Miss
+        answer = self.table.match(exchange)
+        if isinstance(answer, Match):
+            exchange.match = answer
+            if known_routes is not None:
+                if len(known_routes) >= _MAX_KNOWN_ROUTES:
+                    known_routes.clear()
+                if len(path) <= _MAX_KNOWN_PATH:
+                    known_routes[key] = path, answer
+            return exchange, answer.route.payload
+        exchange.choice = answer.allow
         return exchange, self.fallback
 
     def _forward_lines(

@@ -20,7 +20,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, cast
 
-from nexgate.clock import NEVER, Timed, Wheel
+from nexgate.clock import NEVER, TICK, Timed, Wheel
 from nexgate.edge._tunnel import Tunnel
 from nexgate.errors import Cause, Refused
 from nexgate.exchange import Exchange, Response, TunnelEnd
@@ -29,11 +29,13 @@ from nexgate.http import (
     Field,
     Kind,
     RequestHead,
+    ResponseHead,
     encode_last_chunk,
     parse_request_fields,
     parse_request_line,
     reason_phrase,
     resolve_target,
+    split_target,
 )
 from nexgate.http._date import date_line
 from nexgate.problem import problem_content
@@ -355,15 +357,13 @@ class EdgeConnection(asyncio.Protocol, Timed):
                     self._section_head = head
             if target[0] != 0x2F:
                 head, target = resolve_target(head, method, target)
+            path, query = split_target(target)
         except Refused as refused:
             self._refuse(refused)
             return
-        path, mark, query = target.partition(b"?")
         self.requests += 1
         at = end + 4
-        self._begin(
-            method, path, query if mark else None, head, data[at:] if len(data) > at else b""
-        )
+        self._begin(method, path, query, head, data[at:] if len(data) > at else b"")
 
     def _refuse_oversize(self, data: bytes) -> None:
         line_end = data.find(b"\r\n")
@@ -600,6 +600,23 @@ class EdgeConnection(asyncio.Protocol, Timed):
         lines.append(b"\r\n")
         return b"\r\n".join(lines)
 
+    def send_whole(self, exchange: Exchange, head: ResponseHead, body: bytes) -> bool:
+        encoded = head.encoded
+        if (
+            encoded is None  # its first time: the long way makes it
+            or head.content_length is None
+            or not head.flags & 128
+            or self._close_after
+            or self._continue_due
+            or self.state == _CLOSED
+            or self.edge.draining
+            or exchange.head.http10
+            or exchange.method == b"HEAD"
+        ):
+            return False
+        self.transport.write(encoded + body)
+        return True
+
     def send_body(self, data: bytes) -> None:
         if self.state == _CLOSED:
             return
@@ -695,7 +712,11 @@ class EdgeConnection(asyncio.Protocol, Timed):
             self.wheel.set(self, self.loop.time() + self.edge.timeouts.head)
             self.loop.call_soon(self._read_ahead)
         else:
-            self.wheel.set(self, self.loop.time() + self.edge.timeouts.idle)
+            deadline = self.loop.time() + self.edge.timeouts.idle
+            if self._slot >= 0 and self._slot * TICK <= deadline:
+                self.deadline = deadline
+            else:
+                self.wheel.set(self, deadline)
 
     # ---------------------------------------------------------------- tunnels
 

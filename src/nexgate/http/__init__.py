@@ -16,6 +16,7 @@ from nexgate.http._head import (
     parse_response_head,
     reason_phrase,
     resolve_target,
+    split_target,
 )
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "parse_response_head",
     "reason_phrase",
     "resolve_target",
+    "split_target",
 ]

@@ -39,6 +39,7 @@ __all__ = [
     "parse_response_head",
     "reason_phrase",
     "resolve_target",
+    "split_target",
 ]
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
@@ -223,6 +224,16 @@ def _content_length(value: bytes, seen: int | None, cause: Cause) -> int:
     return int(value)
 
 
+def split_target(target: bytes) -> tuple[bytes, bytes | None]:
+    """Path and query of an origin-form target; the path's own characters are judged by routing."""
+    path, mark, query = target.partition(b"?")
+    if not mark:
+        return path, None
+    if query.translate(None, _TARGET_BYTES):
+        raise Refused(Cause.BAD_REQUEST, "the query contains an illegal character")
+    return path, query
+
+
 def parse_request_line(line: bytes, max_target_bytes: int) -> tuple[bytes, bytes, bool]:
     """Method, target and whether it is HTTP/1.0. Raises ``Refused``."""
     parts = line.split(b" ")
@@ -241,8 +252,8 @@ def parse_request_line(line: bytes, max_target_bytes: int) -> tuple[bytes, bytes
             raise Refused(Cause.BAD_REQUEST, "the HTTP version is malformed")
     if len(target) > max_target_bytes:
         raise Refused(Cause.URI_TOO_LONG, f"the limit is {max_target_bytes} bytes")
-    if not target or target.translate(None, _TARGET_BYTES):
-        raise Refused(Cause.BAD_REQUEST, "the request target contains an illegal character")
+    if not target:
+        raise Refused(Cause.BAD_REQUEST, "there is no request target")
     if method in _NOT_IMPLEMENTED:
         raise Refused(Cause.NOT_IMPLEMENTED, f"{method.decode()} is not available here")
     return method, target, http10
@@ -299,6 +310,8 @@ def resolve_target(head: RequestHead, method: bytes, target: bytes) -> tuple[Req
 
     The authority of an absolute target replaces Host (RFC 9112 §3.2.2), in a copy of the head.
     """
+    if target.translate(None, _TARGET_BYTES):
+        raise Refused(Cause.BAD_REQUEST, "the request target contains an illegal character")
     if target == b"*":
         if method != b"OPTIONS":
             raise Refused(Cause.BAD_REQUEST, "the target '*' is for OPTIONS only")
@@ -326,8 +339,8 @@ def parse_request_head(
     request = parse_request_fields(section, limits.max_fields, http10=http10)
     if target[0] != 0x2F:
         request, target = resolve_target(request, method, target)
-    path, mark, query = target.partition(b"?")
-    return method, path, query if mark else None, request
+    path, query = split_target(target)
+    return method, path, query, request
 
 
 def _read_special(request: RequestHead, special: list[Field]) -> bytes | None:

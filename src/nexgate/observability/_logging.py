@@ -10,7 +10,7 @@ __all__ = ["configure_logging"]
 
 
 class _Format(logging.Formatter):
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_msec_format = "%s.%03dZ"
 
     def __init__(self) -> None:

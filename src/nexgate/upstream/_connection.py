@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
-from nexgate.clock import NEVER, Timed, Wheel
+from nexgate.clock import NEVER, TICK, Timed, Wheel
 from nexgate.errors import Cause, Refused
 from nexgate.exchange import Exchange, Response, TunnelEnd
 from nexgate.http import ChunkedDecoder, Field, ResponseHead, encode_last_chunk, parse_response_head
@@ -86,7 +86,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         """Idle, open, and the service has not said anything since its last answer."""
         return self.state == _IDLE and not self.transport.is_closing()
 
-    def start(self, exchange: Exchange, head: bytes) -> None:
+    def start(self, exchange: Exchange, head: bytes, now: float) -> None:
         """Send the head; content follows through the ``Attempt`` methods."""
         self.exchange = exchange
         self._timeouts = exchange.plan.timeouts or self.instance.timeouts
@@ -97,9 +97,13 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         request = exchange.head
         self._chunked_request = request.chunked
         self._request_sent = not request.has_body
-        self.sent_at = now = self.loop.time()
+        self.sent_at = now
         self.transport.write(head)
-        self.wheel.set(self, now + self._timeouts.first_byte)
+        deadline = now + self._timeouts.first_byte
+        if self._slot >= 0 and self._slot * TICK <= deadline:
+            self.deadline = deadline  # what Wheel.set would do, without the call
+        else:
+            self.wheel.set(self, deadline)
         if exchange._held is not None or not self._request_sent:
             exchange.attempt_ready(self)
         else:
@@ -306,6 +310,19 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             self._keep_alive = False
         now = self.loop.time()
         instance.answered(exchange, status, now - self.sent_at)
+        if (
+            head.content_length == len(data) - at
+            and self._keep_alive
+            and self._request_sent
+            and instance.on_response is None
+            and not self._write_full
+        ):
+            # The whole response in one read, the most common case by far.
+            self.exchange = None
+            self.state = _IDLE
+            instance.release(self, exchange, now)
+            exchange.on_whole_response(head, data[at:])
+            return
         response = Response.streaming(exchange, head)
         if instance.on_response is not None:
             instance.on_response(exchange, response)
@@ -376,7 +393,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
                 self._is_paused = False
                 self.transport.resume_reading()
             self.state = _IDLE
-            instance.release(self, exchange)
+            instance.release(self, exchange, self.loop.time())
         else:
             self.close()
             instance.finished(exchange)

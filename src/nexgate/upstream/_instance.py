@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from nexgate.clock import NEVER, Timed, Wheel, wheel_of
+from nexgate.clock import NEVER, TICK, Timed, Wheel, wheel_of
 from nexgate.errors import Cause
 from nexgate.exchange import Exchange, Response
 from nexgate.http import Kind, ResponseHead
@@ -130,6 +130,7 @@ class InstanceState:
         "limits",
         "loop",
         "max_response_head_bytes",
+        "measures_latency",
         "on_change",
         "on_response",
         "probe",
@@ -178,6 +179,8 @@ class InstanceState:
         self.active = 0
         self.connections = 0
         self.total_requests = 0
+        self.measures_latency = False
+        """Whether the balancer looks at ``ewma``."""
         self.ewma = 0.0
         self.ewma_at = 0.0
         self.probe: Any = None
@@ -201,7 +204,7 @@ class InstanceState:
         while idle and not exchange.was_retried:
             connection, _ = idle.popitem()  # the most recently used: the others may expire
             if connection.is_usable:
-                self._send(connection, exchange)
+                self._send(connection, exchange, self.loop.time())
                 return
         if len(self._waiting) - self._connecting >= self.limits.max_waiting:
             self.finished(exchange)
@@ -215,9 +218,9 @@ class InstanceState:
         if waiter.exchange is exchange and len(self._waiting) > self._connecting:
             self.wheel.set(waiter, self.loop.time() + self.limits.wait)
 
-    def _send(self, connection: UpstreamConnection, exchange: Exchange) -> None:
+    def _send(self, connection: UpstreamConnection, exchange: Exchange, now: float) -> None:
         host = self.host or exchange.head.authority or self.address.authority
-        connection.start(exchange, encode_request_head(exchange, host, self.drop))
+        connection.start(exchange, encode_request_head(exchange, host, self.drop), now)
 
     def finished(self, exchange: Exchange) -> None:
         """The attempt is over, however it ended."""
@@ -231,6 +234,8 @@ class InstanceState:
         if self.unreachable_until:
             self.unreachable_until = 0.0
             self.on_change()
+        if not self.measures_latency:
+            return
         # Peak EWMA (see balancer/_ewma.py): an answer that is no answer must not look fast.
         if status >= 500:
             seconds = max(seconds, 1.0)
@@ -282,13 +287,12 @@ class InstanceState:
 
     # ---------------------------------------------------------------- supply and demand
 
-    def release(self, connection: UpstreamConnection, exchange: Exchange) -> None:
+    def release(self, connection: UpstreamConnection, exchange: Exchange, now: float) -> None:
         """A connection has finished a message and can take another."""
         if exchange.instance is self:
             exchange.instance = None
             self.active -= 1
-        waiting = self._waiting
-        self._offer(connection)
+        self._offer(connection, now)
 
     def _settle(self) -> None:
         """Open as many connections as there is demand for, within the limit."""
@@ -322,7 +326,7 @@ class InstanceState:
             self._connecting -= 1
             self.connections += 1
             self.reached()
-            self._offer(connection)
+            self._offer(connection, self.loop.time())
             return
         self._connecting -= 1
         self.not_reached()
@@ -346,18 +350,22 @@ class InstanceState:
     def _make_connection(self) -> UpstreamConnection:
         return UpstreamConnection(self, self.loop, self.wheel)
 
-    def _offer(self, connection: UpstreamConnection) -> None:
+    def _offer(self, connection: UpstreamConnection, now: float) -> None:
         """A connection without work: to the first in the queue, or to the idle ones."""
         if self._waiting:
             exchange = self._next_waiting()
             if exchange is not None:
-                self._send(connection, exchange)
+                self._send(connection, exchange, now)
                 return
         if self.is_removed or len(self._idle) >= self.limits.max_idle:
             connection.close()
             return
         self._idle[connection] = None
-        connection.wheel.set(connection, self.loop.time() + self.limits.idle)
+        deadline = now + self.limits.idle
+        if connection._slot >= 0 and connection._slot * TICK <= deadline:
+            connection.deadline = deadline
+        else:
+            self.wheel.set(connection, deadline)
 
     def _connect_failed(self, cause: Cause, detail: str) -> None:
         """Nothing of the first exchange in the queue has been sent: it may go anywhere else."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from nexgate.config import SecretText
 from nexgate.exchange import Exchange, Hook, Response
 from nexgate.http import Field, make_field
 from nexgate.policies.headers.config import HeaderRules
@@ -42,9 +43,7 @@ def _compile(rules: HeaderRules) -> Callable[[list[Field]], list[Field]]:
 
     def change(fields: list[Field]) -> list[Field]:
         if renames:
-            fields = [
-                make_field(renames[f[0]], f[1]) if f[0] in renames else f for f in fields
-            ]
+            fields = [make_field(renames[f[0]], f[1]) if f[0] in renames else f for f in fields]
         if dropped:
             fields = [f for f in fields if f[0] not in dropped]
         if defaults:
@@ -59,5 +58,8 @@ def _lower(name: str) -> bytes:
     return name.lower().encode("latin-1")
 
 
-def _fields(pairs: dict[str, str]) -> list[Field]:
-    return [make_field(n.encode("latin-1"), v.encode("latin-1")) for n, v in pairs.items()]
+def _fields(pairs: Mapping[str, SecretText]) -> list[Field]:
+    return [
+        make_field(name.encode("latin-1"), value.reveal().encode("latin-1"))
+        for name, value in pairs.items()
+    ]

@@ -49,6 +49,7 @@ class PeakEwma:
 def _load(instance: Any) -> float:
     ewma: float = instance.ewma
     active: int = instance.active
+    weight: float = instance.weight
     if not ewma:
-        return (_UNKNOWN + active if active else 0.0) / instance.weight
-    return ewma * (active + 1) / instance.weight
+        return (_UNKNOWN + active if active else 0.0) / weight
+    return ewma * (active + 1) / weight
