@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 __all__ = ["main"]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code. Never raises for a mistake of the user's."""
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code. A mistake of the user's is never a traceback."""
     from nexgate.cli._app import invoke
 
     _prepare_streams()
-    return invoke(list(sys.argv[1:] if argv is None else argv))
+    raise SystemExit(int(invoke(list(sys.argv[1:] if argv is None else argv))))
 
 
 def _prepare_streams() -> None:

@@ -10,6 +10,7 @@ from .addresses import parse_host, parse_port, parse_socket_path
 from .certificates import check_authorities, check_certificate
 from .environment import FromEnv
 from .fields import (
+    FROM_ENV,
     Flag,
     Integer,
     Number,
@@ -47,6 +48,7 @@ from .section import Finding, Section, attempt, peek, wrong
 from .shapes import OneOrMany, Short
 
 __all__ = [
+    "FROM_ENV",
     "MAX_BYTES",
     "Duration",
     "FieldName",

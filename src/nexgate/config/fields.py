@@ -115,7 +115,9 @@ def parse_object_path(value: object) -> str:
 ObjectPath = Annotated[
     str,
     PlainValidator(parse_object_path),
-    WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"}),
+    WithJsonSchema(
+        {"$comment": "object", "type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"}
+    ),
 ]
 """``"package.module:name"``: something to import."""
 
@@ -128,12 +130,13 @@ def _readable(value: object, info: ValidationInfo) -> Path:
     directory = (info.context or {}).get("directory")
     path = Path(value) if directory is None else Path(directory) / value
     try:
-        is_file = path.is_file()
+        is_file, is_directory = path.is_file(), path.is_dir()
     except (OSError, ValueError):
-        is_file = False
+        is_file = is_directory = False
+    if is_directory:
+        raise wrong("names a directory, not a file")
     if not is_file:
-        siblings = _names_beside(path)
-        near = nearest(path.name, siblings)
+        near = nearest(path.name, _names_beside(path))
         hint = f'did you mean "{near}"?' if near else "it is looked for beside the configuration"
         raise wrong("names a file that does not exist", hint)
     if not os.access(path, os.R_OK):
@@ -152,7 +155,7 @@ ReadableFile = Annotated[
     Path,
     PlainValidator(_readable),
     PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string"}),
+    WithJsonSchema({"$comment": "file", "type": "string"}),
 ]
 """A file that exists and can be read.
 

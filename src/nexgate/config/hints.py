@@ -12,12 +12,13 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     Case and ``-``/``_`` are forgiven first: they are what people mix up between systems.
     """
     choices = list(known)
+    # A longer word is a typo of nothing here. Comparing is slow, quadratic in the length of the
+    # word; among very many names it would make a report with many problems take minutes.
+    if len(word) > 64 or len(choices) > 1000:
+        return None
     plain = {_plain(choice): choice for choice in choices}
     if (same := plain.get(_plain(word))) is not None:
         return same
-    # A longer word is a typo of nothing here, and difflib is quadratic in its length.
-    if len(word) > 64:
-        return None
     close = get_close_matches(_plain(word), list(plain), n=1, cutoff=0.6)
     return plain[close[0]] if close else None
 

@@ -27,6 +27,8 @@ class Places:
         self._tree = tree
         self._done = done
         self._filename = filename
+        self._about_variables = set(done.findings)
+        self._tables_with_variables = {path[:-1] for path in done.origins}
 
     def problem(self, finding: Finding) -> Problem:
         """The finding with its place."""
@@ -79,14 +81,11 @@ class Places:
 
         Hints about keys never do. Others are made from the entry or from the entries beside it.
         """
-        if finding.is_about_key or finding.is_missing or finding in self._done.findings:
+        if finding.is_about_key or finding.is_missing or finding in self._about_variables:
             return finding.hint
         if finding.loc in self._done.origins:
             return "the value comes from the environment and is not shown"
-        is_beside = any(
-            path[:-1] == finding.loc[:-1] and len(path) == len(finding.loc)
-            for path in self._done.origins
-        )
+        is_beside = finding.loc[:-1] in self._tables_with_variables
         is_quoted = any(value in finding.hint for value in self._done.values if len(value) > 2)
         return "" if is_beside or is_quoted else finding.hint
 

@@ -53,11 +53,11 @@ def parse_duration(value: object) -> float:
         seconds = _seconds(value)
     elif value < 0:
         raise wrong("must not be negative")
+    elif value != value:  # NaN; math.isnan() would overflow on a large integer
+        raise wrong("is not a number")
     else:
         # Compared before it is converted: a TOML integer may not fit into a float.
         seconds = float(value) if value <= _LONGEST else math.inf
-    if math.isnan(seconds):
-        raise wrong("is not a number")
     if seconds > _LONGEST:
         raise wrong("is too long", "at most ten years")
     return seconds
@@ -94,6 +94,16 @@ def _duration_hint(text: str) -> str:
     return 'write for example "5s", "250ms" or "1m30s"'
 
 
+def spell_duration(seconds: float) -> str:
+    """The shortest way to write a duration: ``90.0`` as ``1m30s``."""
+    micros = round(seconds * 1_000_000)
+    text = ""
+    for unit, scale in _UNITS.items():
+        count, micros = divmod(micros, round(scale * 1_000_000))
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
 def _positive(seconds: float) -> float:
     if seconds == 0:
         raise wrong("must be more than zero")
@@ -117,7 +127,7 @@ def _duration_schema(*, minimum: str, never: bool = False) -> WithJsonSchema:
     ]
     if never:
         forms.append({"const": "none"})
-    return WithJsonSchema({"anyOf": forms})
+    return WithJsonSchema({"$comment": "timeout" if never else "duration", "anyOf": forms})
 
 
 Duration = Annotated[float, PlainValidator(parse_duration), _duration_schema(minimum="minimum")]
@@ -144,7 +154,7 @@ _SIZE_UNITS: Final[dict[str, int]] = {
     **{f"{p}{b}": 1000**n for n, p in enumerate("kmgt", 1) for b in ("", "b")},
     **{f"{p}i{b}": 1024**n for n, p in enumerate("kmgt", 1) for b in ("", "b")},
 }
-_SIZE: Final = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))?[ ]?([A-Za-z]{0,3})", re.ASCII)
+_SIZE: Final = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,6}))?[ ]?([A-Za-z]{0,3})", re.ASCII)
 _LARGEST: Final = 2**50
 """A pebibyte: more than anyone means, less than anything overflows at."""
 
@@ -178,6 +188,14 @@ def _bytes(text: str) -> int:
     if remainder:
         raise wrong("is not a whole number of bytes")
     return count
+
+
+def spell_size(count: int) -> str:
+    """The shortest exact way to write a size: ``65536`` as ``64KiB``."""
+    for unit, scale in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count and count % scale == 0:
+            return f"{count // scale}{unit}"
+    return f"{count}B"
 
 
 def size(minimum: str, maximum: str) -> Any:
@@ -215,12 +233,19 @@ _SIZE_SCHEMA: Final[list[JsonSchemaValue]] = [
     FROM_ENV,
 ]
 
-Size = Annotated[int, PlainValidator(parse_size), WithJsonSchema({"anyOf": _SIZE_SCHEMA})]
+Size = Annotated[
+    int, PlainValidator(parse_size), WithJsonSchema({"$comment": "size", "anyOf": _SIZE_SCHEMA})
+]
 """Bytes. ``KiB`` and its like count in 1024, ``kB``, ``KB`` and ``k`` in 1000."""
 
 SizeLimit = Annotated[
     int | None,
     PlainValidator(_unlimited),
-    WithJsonSchema({"anyOf": [*_SIZE_SCHEMA, {"const": "unlimited"}]}),
+    WithJsonSchema(
+        {
+            "$comment": 'size or `"unlimited"`',
+            "anyOf": [*_SIZE_SCHEMA, {"const": "unlimited"}],
+        }
+    ),
 ]
 """Bytes, or ``None`` (written ``"unlimited"``)."""

@@ -205,7 +205,7 @@ _Worded = tuple[str, str]
 
 def _choice(value: object, context: Mapping[str, Any]) -> _Worded:
     quoted = str(context.get("expected", context.get("expected_tags", "")))
-    choices = re.findall(r"'([^']*)'", quoted) or re.findall(r"[^ ,]+", quoted)
+    choices = re.findall(r"'([^']*)'", quoted) or re.findall(r"-?[0-9]+", quoted)
     if isinstance(value, Mapping):
         value = value.get(str(context.get("discriminator", "")).strip("'"))
     near = did_you_mean(value, choices) if isinstance(value, str) else ""
@@ -268,6 +268,12 @@ _WORDING: Final[Mapping[str, Callable[[object, Mapping[str, Any]], _Worded]]] = 
     "list_type": _list,
     "literal_error": _choice,
     "mapping_type": _table,
+    "string_pattern_mismatch": lambda _, __: ("has a character that must not be in it", ""),
+    "string_too_long": lambda _, context: (
+        f"must have at most {context['max_length']} letters",
+        "",
+    ),
+    "string_too_short": _empty,
     "string_type": _text,
     "string_unicode": lambda _, __: ("must be valid Unicode", ""),
     "too_short": _empty,

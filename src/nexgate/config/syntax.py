@@ -61,8 +61,7 @@ def _hint(what: str, source: str, column: int) -> str:
             return 'text needs quotes: key = "value"'
         return "a value is missing"
     if "Expected newline or end of document" in what:
-        before = source[: column - 1].rstrip()
-        if re.search(r"=\s*[0-9.]+$", before):
+        if re.search(r"=\s*[0-9.]+$", source[: column - 1]):
             return 'a number with a unit needs quotes: "5s"'
         return "one entry a line; text needs quotes"
     table = (
@@ -80,6 +79,7 @@ def _hint(what: str, source: str, column: int) -> str:
             "Illegal character",
             "the closing quotes are missing, or a control character is in the text",
         ),
+        ("Invalid hex value", "write \\\\, or use single quotes"),
         ("Unescaped '\\'", "write \\\\, or use single quotes"),
         ("Expected '='", "TOML writes key = value"),
     )

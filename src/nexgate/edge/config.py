@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 
 from nexgate.config import (
-    Duration,
     FROM_ENV,
+    Duration,
     FieldName,
     Finding,
     Flag,
@@ -129,6 +129,15 @@ class CertificateConfig(Section):
 
     key: ReadableFile = Field(examples=['"tls/server.key"'])
     """PEM file with the private key, not encrypted: nobody is there to type a password."""
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Load both files into ``context``; again, and they are read again.
+
+        Raises ``ssl.SSLError`` or ``OSError`` when they changed since they were checked and no
+        longer belong together.
+        """
+        # Without a password of ours, OpenSSL would ask the terminal for one.
+        context.load_cert_chain(self.certificate, self.key, password=lambda: b"")
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
@@ -402,7 +411,9 @@ class GatewaySection(Section):
     }
 
     listen: Annotated[
-        tuple[Annotated[ListenConfig, Short("address")], ...], OneOrMany(), Field(min_length=1)
+        tuple[Annotated[ListenConfig, Short("address", (str, int))], ...],
+        OneOrMany(),
+        Field(min_length=1),
     ] = (ListenConfig(address="127.0.0.1:8000"),)
     """Where to listen: an address, or a list of addresses and tables. ``":8000"`` is loopback; to
     be reachable from outside, write ``"0.0.0.0:8000"``."""
