@@ -87,6 +87,10 @@ class Downstream(Protocol):
         """Send a head that waits for content to travel with."""
         ...
 
+    def take_back_head(self) -> bool:
+        """Unsend a head that has not left yet; False when it has."""
+        ...
+
     def break_off(self) -> None:
         """End a response that has begun so that the client can tell it is incomplete."""
         ...
@@ -849,9 +853,11 @@ class Exchange(Timed):
         self.detail = detail
         if self.head_sent:
             self._abandon_attempt()
-            self.down.break_off()
-            self._end()
-            return
+            if not self.down.take_back_head():
+                self.down.break_off()
+                self._end()
+                return
+            self.head_sent = False
         self._held_response = None
         content_type, body = problem_content(
             cause, detail, self.id.decode("latin-1"), self.header_values(b"accept")

@@ -68,6 +68,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
     """An ``asyncio.Protocol`` for one accepted connection. Also the ``Downstream`` of its exchanges."""
 
     __slots__ = (
+        "_blank_skipped",
         "_body_left",
         "_buffer",
         "_buffer_searched",
@@ -120,6 +121,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
         self._scheme = scheme
         self._buffer = b""
         self._buffer_searched = 0
+        self._blank_skipped = False
         self._section: bytes | None = None
         self._section_head: RequestHead | None = None
         self._body_left = 0
@@ -312,9 +314,10 @@ class EdgeConnection(asyncio.Protocol, Timed):
             if data[:2] == b"\r\n" and len(data) >= 2:
                 # RFC 9112 §2.2: one empty line before a request line is ignored.
                 data = data[2:]
-                if data[:1] in (b"\r", b"\n"):
+                if self._blank_skipped or data[:1] in (b"\r", b"\n"):
                     self._refuse(Refused(Cause.BAD_REQUEST, "the request line is empty"))
                     return
+                self._blank_skipped = True
             if not data:
                 return
             if not self._buffer_searched and self.requests:
@@ -332,7 +335,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
         self._buffer_searched = 0
         start = 0
         if data[0] == 13 and data[:2] == b"\r\n":
-            if end == 0:
+            if end == 0 or self._blank_skipped:
                 # CRLFCRLF: that is two empty lines.
                 self._refuse(Refused(Cause.BAD_REQUEST, "the request line is empty"))
                 return
@@ -362,6 +365,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
             self._refuse(refused)
             return
         self.requests += 1
+        self._blank_skipped = False
         at = end + 4
         self._begin(method, path, query, head, data[at:] if len(data) > at else b"")
 
@@ -549,9 +553,14 @@ class EdgeConnection(asyncio.Protocol, Timed):
                 encoded if head.flags & 128 else b"%b%b\r\n\r\n" % (encoded[:-2], date_line())
             )
             return
-        if self._continue_due and (self._body_left or self._decoder is not None):
-            # Final answer instead of 100: the client may or may not send the body (RFC 9110 §10.1.1).
-            self._close_after = True
+        if self.state == _BODY_FIXED or self.state == _BODY_CHUNKED:
+            # Answered before the body is in. After an answer instead of 100 the client may or may not
+            # send it (RFC 9110 §10.1.1); a long or endless rest is not worth reading.
+            if self._continue_due or (
+                response.body is not None
+                and (self._decoder is not None or self._body_left > _LINGER_BYTES)
+            ):
+                self._close_after = True
         if self.edge.draining:
             self._close_after = True
         encoded = self._encode_head(exchange, response)
@@ -655,6 +664,13 @@ class EdgeConnection(asyncio.Protocol, Timed):
         if head is not None and self.state != _CLOSED:
             self._pending_head = None
             self.transport.write(head)
+
+    def take_back_head(self) -> bool:
+        """Whether the head was still waiting for content, and is now as if it had never been sent."""
+        if self._pending_head is None:
+            return False
+        self._pending_head = None
+        return True
 
     def break_off(self) -> None:
         """Cut the response so that it is visibly incomplete (RFC 9112 §8)."""
