@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nexgate.clock import Wheel, wheel_of
 from nexgate.errors import Refused
-from nexgate.exchange import Exchange
+from nexgate.exchange import Exchange, Response
 from nexgate.http import HeadLimits, RequestHead
 from nexgate.snapshot import Snapshot
 
@@ -148,7 +148,11 @@ class EdgeState:
             connection._refuse(refused)
             return
         connection.exchange = exchange
-        exchange.begin(plan)
+        if method == b"OPTIONS" and (path == b"*" or head.max_forwards == 0):
+            # Asked of us, not of a service (RFC 9110 §7.6.2, §9.3.7).
+            exchange.respond(Response(204))
+        else:
+            exchange.begin(plan)
         if connection._pending_head is not None:
             connection.flush()
 
