@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 
@@ -22,6 +24,9 @@ from bench.scenarios import SCENARIOS
 
 def main() -> int:
     options = _parse()
+    # So that what was started is ended, also when the benchmark is told to stop.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
     console = Console()
     if problem := missing_tools():
         console.print(problem)
@@ -74,6 +79,10 @@ def main() -> int:
         if not report.draw(run):
             console.print("[yellow]No picture: matplotlib is missing or nothing can be drawn.")
     return 0
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _parse() -> argparse.Namespace:

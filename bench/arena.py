@@ -173,7 +173,7 @@ def load_metrics(result: LoadResult, cpu: float, rss_bytes: int) -> Metrics:
     return {
         "cpu_us": cpu / result.requests * 1e6,
         "rps": result.requests / result.seconds,
-        "core_share": cpu / result.seconds,
+        "core_percent": cpu / result.seconds * 100,
         "p50_ms": result.p50 * 1e3,
         "p99_ms": result.p99 * 1e3,
         "rss_mib": rss_bytes / (1 << 20),

@@ -25,10 +25,12 @@ BEGIN, END = "<!-- bench: begin -->\n", "<!-- bench: end -->\n"
 # (key, heading, digits), in the order of the columns; a scenario shows those that it has.
 COLUMNS = [
     ("cpu_us", "CPU µs", 1),
+    ("core_percent", "of core %", 0),
     ("rps", "per second", 0),
     ("p50_ms", "p50 ms", 2),
     ("p99_ms", "p99 ms", 2),
-    ("idle_kib", "KiB each", 1),
+    ("first_kib", "KiB, first", 1),
+    ("idle_kib", "KiB, more", 1),
     ("growth_mib", "growth MiB", 1),
     ("mib_per_s", "MiB/s", 0),
     ("cpu_s", "CPU s", 2),

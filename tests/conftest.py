@@ -1,4 +1,6 @@
-"""What every test may use: gateways in front of recording and scripted upstreams, on real sockets."""
+"""What every test may use: gateways in front of recording and scripted upstreams, on real
+sockets.
+"""
 
 from __future__ import annotations
 

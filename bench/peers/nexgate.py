@@ -49,6 +49,9 @@ BASE = """\
 listen = "127.0.0.1:{listen}"
 workers = 1
 
+[gateway.limits]
+max_body_bytes = "unlimited"
+
 [services.bench]
 instances = ["http://127.0.0.1:{origin}"]
 {service}

@@ -1,11 +1,13 @@
 """One lazy timer wheel per event loop: a deadline costs an attribute, not a timer object.
 
-``Timed`` objects (connections, mostly) carry an absolute ``deadline`` on the loop's clock. Moving it *later*
-is a plain attribute store: the wheel looks at the object when the slot it was filed in comes round, sees that the
-deadline has moved, and files it again. Only moving it *earlier* touches the wheel. So a connection that
-answers a thousand requests a second is visited once per timeout, not once per request.
+``Timed`` objects (connections, mostly) carry an absolute ``deadline`` on the loop's clock. Moving
+it *later* is a plain attribute store: the wheel looks at the object when the slot it was filed in
+comes round, sees that the deadline has moved, and files it again. Only moving it *earlier* touches
+the wheel. So a connection that answers a thousand requests a second is visited once per timeout,
+not once per request.
 
-Deadlines fire at most ``TICK`` late and never early. The clock is monotonic; wall-clock steps do not matter.
+Deadlines fire at most ``TICK`` late and never early. The clock is monotonic; wall-clock steps do
+not matter.
 """
 
 from __future__ import annotations

@@ -183,7 +183,8 @@ class Cause(Enum):
 class Refused(NexgateError):
     """The exchange ends with a problem of the given cause. Raised by codecs and policies.
 
-    ``detail`` is shown to the client: it may name what *they* sent, never an address or a secret of ours.
+    ``detail`` is shown to the client: it may name what *they* sent, never an address or a secret of
+    ours.
     """
 
     def __init__(self, cause: Cause, detail: str = "") -> None:

@@ -1,13 +1,13 @@
 """The life of one client request and its response.
 
 An ``Exchange`` stands between two sides that know nothing of each other: the ``Downstream`` (an
-HTTP/1.1 connection of the edge, or an ASGI server that mounted us) and the ``Attempt`` (a connection to an
-instance, or a local application). Its life:
+HTTP/1.1 connection of the edge, or an ASGI server that mounted us) and the ``Attempt`` (a
+connection to an instance, or a local application). Its life:
 
 1. the downstream read a head and asks its ``Dispatcher`` for a plan; the exchange begins;
-2. the hooks of the plan run in order (*request phase*), synchronously until one returns an awaitable;
+2. the hooks of the plan run in order (*request phase*), without a task until one awaits;
 3. the plan's handler starts an attempt, or answers itself;
-4. request content flows through ``on_request_data`` to the attempt, held (bounded) until there is one;
+4. request content flows through ``on_request_data`` to the attempt, held until there is one;
 5. the response head arrives; hooks run in reverse (*response phase*) for those that ran in step 2;
 6. the head goes downstream, content follows with back-pressure both ways;
 7. both ends are complete: the exchange is logged and the downstream reads its next head.
@@ -47,7 +47,9 @@ __all__ = [
 _log = logging.getLogger("nexgate")
 
 HELD_BYTES: Final = 64 * 1024
-"""How much content is held in each direction while the other side is not ready, before reading pauses."""
+"""How much content is held in each direction while the other side is not ready, before reading
+pauses.
+"""
 
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 
@@ -78,7 +80,9 @@ class Downstream(Protocol):
     def send_interim(self, status: int, fields: list[Field]) -> None: ...
     def send_head(self, exchange: Exchange, response: Response) -> None: ...
     def send_whole(self, exchange: Exchange, head: ResponseHead, body: bytes) -> bool:
-        """Send a response that is complete already, if there is a short way for it; else say False."""
+        """Send a response that is complete already, if there is a short way for it; else say
+        False.
+        """
         ...
 
     def send_body(self, data: bytes) -> None: ...
@@ -137,9 +141,7 @@ class Handler(Protocol):
 
 
 RequestHook = Callable[["Exchange"], "Response | Awaitable[Response | None] | None"]
-ResponseHook = Callable[
-    ["Exchange", "Response"], "Response | Awaitable[Response | None] | None"
-]
+ResponseHook = Callable[["Exchange", "Response"], "Response | Awaitable[Response | None] | None"]
 CallNext = Callable[["Request"], Awaitable["Response"]]
 AroundHook = Callable[["Exchange", CallNext], Awaitable["Response"]]
 
@@ -174,8 +176,9 @@ class Plan:
 class Response:
     """A response: the gateway's own, or the head of a service's with its content still to come.
 
-    ``body`` is the whole content, or None while it streams from the service. Change ``status`` and ``headers`` freely in
-    a filter; assign ``body`` to replace the content; ``await response.read()`` to have it whole (bounded).
+    ``body`` is the whole content, or None while it streams from the service. Change ``status`` and
+    ``headers`` freely in a filter; assign ``body`` to replace the content; ``await
+    response.read()`` to have it whole (bounded).
     """
 
     __slots__ = ("_exchange", "_status", "body", "content_length", "fields", "head", "reason")
@@ -197,7 +200,9 @@ class Response:
         """Declared length of a streaming body; None when it is not known in advance."""
         self.fields: list[Field] = []
         self.head: ResponseHead | None = None
-        """What a streaming response was made from; its fields are shared until ``headers`` is asked for."""
+        """What a streaming response was made from; its fields are shared until ``headers`` is asked
+        for.
+        """
         self._exchange: Exchange | None = None
         if headers is not None:
             pairs = headers.items() if isinstance(headers, Mapping) else headers
@@ -277,7 +282,9 @@ class Response:
         return self.body is None
 
     async def read(self) -> bytes:
-        """The whole content. Raises ``BodyTooLarge`` beyond the route's ``max_buffered_body_bytes``."""
+        """The whole content. Raises ``BodyTooLarge`` beyond the route's
+        ``max_buffered_body_bytes``.
+        """
         if self.body is None:
             assert self._exchange is not None
             self.body = await self._exchange.collect_response()
@@ -289,7 +296,8 @@ class Response:
 
 
 class Request:
-    """What a filter sees of an exchange. Text is decoded when asked for, the body read when awaited.
+    """What a filter sees of an exchange. Text is decoded when asked for, the body read when
+    awaited.
 
     ``state`` is a dictionary for filters to leave things for later filters.
     """
@@ -786,7 +794,9 @@ class Exchange(Timed):
         self.head = self.head.changed(content_length=len(body))
 
     def attempt_refused(self, instance: Any, cause: Cause, detail: str) -> None:
-        """``instance`` could not be reached. Nothing was sent, so any other may be tried, whatever the method."""
+        """``instance`` could not be reached. Nothing was sent, so any other may be tried, whatever
+        the method.
+        """
         self.cause = cause
         self.detail = detail
         if self.tried is None:
@@ -796,7 +806,9 @@ class Exchange(Timed):
         self.plan.handler.start(self)
 
     def retry_elsewhere(self, instance: Any) -> None:
-        """``instance`` died on a request that may be repeated: once, elsewhere if there is an elsewhere."""
+        """``instance`` died on a request that may be repeated: once, elsewhere if there is an
+        elsewhere.
+        """
         self.attempt = None
         self.was_retried = True
         self.avoid = instance
@@ -1095,4 +1107,3 @@ class _NoHandler:
 
 
 _NO_PLAN: Final = Plan("", _NoHandler())
-

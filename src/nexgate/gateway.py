@@ -1,7 +1,7 @@
 """The composition root: a configuration, Python functions and applications, put together.
 
-No logic lives here. ``Gateway`` collects what ``gateway.toml`` or Python code says, ``build`` compiles it, ``Runtime`` makes it
-true, ``Server`` or an ASGI server carries bytes to it.
+No logic lives here. ``Gateway`` collects what ``gateway.toml`` or Python code says, ``build``
+compiles it, ``Runtime`` makes it true, ``Server`` or an ASGI server carries bytes to it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-import ssl
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -19,13 +19,12 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from nexgate.config import InvalidConfig, Overrides, problems_of, read_text
-from nexgate.edge import AsgiEntry, Listener, Server
-from nexgate.edge._server import bind, server_context
-from nexgate.edge.config import CertificateConfig, ListenConfig, TlsConfig
+from nexgate.edge import AsgiEntry, Server, new_event_loop, open_listener, tune_collector
+from nexgate.edge.config import ListenConfig
 from nexgate.errors import ConfigError
 from nexgate.exchange import Plan
 from nexgate.gateway_config import GatewayConfig, load_text
-from nexgate.observability import access_log
+from nexgate.observability import access_log, configure_logging
 from nexgate.policies.filters import Filter, FilterFunction
 from nexgate.routing import Explanation, Subject, Template, explain, normalise
 from nexgate.runtime import Build, Runtime, build, path_rules
@@ -52,10 +51,11 @@ class Service:
 
 
 class Gateway:
-    """An API gateway. Also an ASGI application: mount it, or run it with ``nexgate run`` on the fast edge.
+    """An API gateway. Also an ASGI application: mount it, or run it with ``nexgate run`` on the
+    fast edge.
 
-    Keyword arguments are the keys of ``[gateway]``. Everything is validated when the gateway starts, or
-    earlier by ``gateway.config``, which raises ``InvalidConfig`` with every problem.
+    Keyword arguments are the keys of ``[gateway]``. Everything is validated when the gateway
+    starts, or earlier by ``gateway.config``, which raises ``InvalidConfig`` with every problem.
     """
 
     def __init__(self, **section: Any) -> None:
@@ -108,7 +108,7 @@ class Gateway:
         self._routes.append(said)
 
     def mount(self, prefix: str, app: Any, **options: Any) -> Service:
-        """Serve an ASGI application below ``prefix`` (``/`` for everything no other route takes)."""
+        """Serve an ASGI application below ``prefix``; ``/`` takes what no other route takes."""
         self._change()
         number = len(self._apps) + 1
         url = _MOUNTED.format(number)
@@ -122,8 +122,8 @@ class Gateway:
     def filter(self, pattern: str = "/*") -> Callable[[F], F]:
         """Decorator: let exchanges on paths that match ``pattern`` pass through a function.
 
-        ``f(request)`` runs before, ``f(request, response)`` after, ``async f(request, call_next)`` around. Filters run in
-        the order in which they are declared.
+        ``f(request)`` runs before, ``f(request, response)`` after, ``async f(request, call_next)``
+        around. Filters run in the order in which they are declared.
         """
 
         def register(function: F) -> F:
@@ -169,7 +169,9 @@ class Gateway:
     def explain(
         self, method: str, url: str, headers: Sequence[tuple[str, str]] = ()
     ) -> Explanation[Plan]:
-        """Which route a request would take, and why no other. Raises ``Refused`` for an unsafe path."""
+        """Which route a request would take, and why no other. Raises ``Refused`` for an unsafe
+        path.
+        """
         made = self.build()
         parts = urlsplit(url)
         host = next((v for n, v in headers if n.lower() == "host"), None)
@@ -206,7 +208,8 @@ class Gateway:
     async def serving(self, *listen: str) -> AsyncIterator[Served]:
         """Serve on the fast edge within this loop: for tests and for embedding.
 
-        ``listen`` replaces the configured addresses; port 0 takes a free one. Leaving the block drains.
+        ``listen`` replaces the configured addresses; port 0 takes a free one. Leaving the block
+        drains.
         """
         config = self.config
         listeners = [
@@ -225,10 +228,22 @@ class Gateway:
             await runtime.aclose()
 
     def run(self) -> None:
-        """Serve in this process until SIGINT or SIGTERM. ``nexgate run`` adds workers and reloads."""
-        from nexgate.worker import run_alone
+        """Serve in this process until SIGTERM. ``nexgate run`` adds workers and reloads."""
+        configure_logging(self.config.gateway.log_level)
 
-        run_alone(self)
+        async def main() -> None:
+            stop = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stop.set)
+            async with self.serving() as served:
+                tune_collector()
+                for url in served.server.urls:
+                    _log.info("listening on %s", url)
+                await stop.wait()
+
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(main())
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """The ASGI interface."""
@@ -331,58 +346,3 @@ def load_source(text: str, path: Path, env: Mapping[str, str] | None = None) -> 
     if not isinstance(gateway, Gateway):
         raise ConfigError(f"{path}: there is no Gateway named 'gateway'")
     return gateway
-
-
-# -------------------------------------------------------------------- listeners
-
-
-def open_listener(config: ListenConfig) -> Listener:
-    """Bind. Raises ``OSError`` with the address in its message."""
-    address = config.parsed
-    try:
-        sock = bind(address.host, address.port, address.path)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from None
-    return Listener(sock, listener_tls(config.tls), config.trusted)
-
-
-def listener_tls(config: TlsConfig | None) -> ssl.SSLContext | None:
-    if config is None:
-        return None
-    context = server_context(
-        client_ca=str(config.client_ca) if config.client_ca else None,
-        client_auth=config.client_auth,
-        min_version=config.min_version,
-        ciphers=config.ciphers,
-    )
-    refresh_certificates(context, config)
-    return context
-
-
-def refresh_certificates(context: ssl.SSLContext, config: TlsConfig) -> None:
-    """Load the certificate files (again): handshakes from now on use them, open connections go on."""
-    _load(context, config)
-    by_name: dict[str, ssl.SSLContext] = {}
-    for host, each in config.sni.items():
-        other = server_context(
-            client_ca=str(config.client_ca) if config.client_ca else None,
-            client_auth=config.client_auth,
-            min_version=config.min_version,
-            ciphers=config.ciphers,
-        )
-        _load(other, each)
-        by_name[host.lower()] = other
-
-    def choose(tls: ssl.SSLObject, name: str | None, default: ssl.SSLContext) -> None:
-        if name is not None:
-            lower = name.lower()
-            found = by_name.get(lower) or by_name.get("*." + lower.partition(".")[2])
-            if found is not None:
-                tls.context = found
-
-    context.sni_callback = choose if by_name else None
-
-
-def _load(context: ssl.SSLContext, files: CertificateConfig) -> None:
-    # The password keeps OpenSSL from asking a terminal for that of an encrypted key.
-    context.load_cert_chain(str(files.certificate), str(files.key), password=lambda: b"")

@@ -1,8 +1,8 @@
 """The body of an answer that the gateway makes itself: RFC 9457, or HTML or text for who asks.
 
-Which one is decided by Accept alone, coarsely: a client that lists ``text/html`` before anything JSON is a
-person's browser; one that lists only ``text/plain`` wants text; everyone else gets the problem, which RFC 9457 §3
-allows regardless of Accept.
+Which one is decided by Accept alone, coarsely: a client that lists ``text/html`` before anything
+JSON is a person's browser; one that lists only ``text/plain`` wants text; everyone else gets the
+problem, which RFC 9457 §3 allows regardless of Accept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ __all__ = ["problem_content"]
 _HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{status} {title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>body{{font:16px/1.5 system-ui,sans-serif;margin:15vh auto;max-width:36em;padding:0 1em;color:#222}}
+<style>body{{font:16px/1.5 system-ui,sans-serif;margin:15vh auto;max-width:36em;padding:0 1em;
+color:#222}}
 h1{{font-size:1.4em}}code{{background:#f2f2f2;padding:.1em .3em}}@media(prefers-color-scheme:dark){{
 body{{background:#161616;color:#ddd}}code{{background:#2a2a2a}}}}</style></head>
 <body><h1>{status} · {title}</h1>{detail}<p>Request <code>{id}</code></p></body></html>

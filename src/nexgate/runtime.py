@@ -1,8 +1,10 @@
-"""The living side of a gateway in one worker: services that survive reloads, and the snapshot in force.
+"""The living side of a gateway in one worker: services that survive reloads, and the snapshot in
+force.
 
-``build`` compiles a configuration into a ``Build`` and touches nothing; it may run in a thread. ``apply`` makes it true in
-the event loop: services are reconciled by name, instances by URL, and the new snapshot is swapped in. A
-pool, a health verdict or a balancer's position is never lost because something else in the file changed.
+``build`` compiles a configuration into a ``Build`` and touches nothing; it may run in a thread.
+``apply`` makes it true in the event loop: services are reconciled by name, instances by URL, and
+the new snapshot is swapped in. A pool, a health verdict or a balancer's position is never lost
+because something else in the file changed.
 """
 
 from __future__ import annotations
@@ -127,7 +129,9 @@ def build(
     route_filters: Mapping[int, Sequence[Filter]] | None = None,
     living: Mapping[str, ServiceState] | None = None,
 ) -> Build:
-    """Compile. ``living`` services are used again; new ones are made empty. Raises ``ConfigError``."""
+    """Compile. ``living`` services are used again; new ones are made empty. Raises
+    ``ConfigError``.
+    """
     rules = path_rules(config)
     section = config.gateway
     services = {
@@ -160,9 +164,7 @@ def build(
     snapshot = Snapshot(
         table,
         rules,
-        ForwardedRules(
-            section.forwarded, TrustedProxies(str(n) for n in section.trusted_proxies)
-        ),
+        ForwardedRules(section.forwarded, TrustedProxies(str(n) for n in section.trusted_proxies)),
         section.via.encode(),
         section.request_id.header.encode(),
         section.request_id.trust,
@@ -290,7 +292,9 @@ def edge_timeouts(config: GatewayConfig) -> EdgeTimeouts:
 class Runtime:
     """One per worker. Owns the services and the ``EdgeState``."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, first: Build, apps: Mapping[str, Any]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, first: Build, apps: Mapping[str, Any]
+    ) -> None:
         self.loop = loop
         self.services: dict[str, ServiceState] = {}
         self.apps = dict(apps)
@@ -446,7 +450,7 @@ class Runtime:
 
     async def _shut_down(self, instance: AsgiInstance) -> None:
         deadline = self.loop.time() + self.edge.timeouts.drain
-        while instance.active and self.loop.time() < deadline:
+        while instance.active and self.loop.time() < deadline:  # noqa: ASYNC110  # rare, nobody waits
             await asyncio.sleep(0.1)
         await instance.aclose()
 

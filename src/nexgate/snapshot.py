@@ -1,7 +1,7 @@
 """A compiled configuration: what the edge needs to turn a head into a running exchange.
 
-Immutable. A reload compiles a new snapshot away from the event loop and swaps one reference; exchanges under way keep the
-plan they began with.
+Immutable. A reload compiles a new snapshot away from the event loop and swaps one reference;
+exchanges under way keep the plan they began with.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class Snapshot:
     fallback: Plan = field(default_factory=lambda: Plan("", _NotFound()))
     """Takes what no route matches; has the gateway's own hooks."""
     known_routes: dict[tuple[bytes, bytes, bytes], tuple[bytes, Match[Plan]]] | None = None
-    """Answers of the table by host, method and path as received; None when routes have predicates."""
+    """Answers of the table by host, method and path as received; None when routes have
+    predicates.
+    """
 
     @staticmethod
     def fallback_plan(hooks: tuple[Hook, ...], **settings: Any) -> Plan:
@@ -85,7 +87,8 @@ class Snapshot:
         started: float,
     ) -> tuple[Exchange, Plan]:
         """An exchange and its plan, ready for ``begin``. Raises ``Refused`` for an unsafe path."""
-        # The same question, lately? Paths repeat, and a route without predicates depends on nothing else.
+        # The same question, lately? Paths repeat, and a route without predicates depends on nothing
+        # else.
         known_routes = self.known_routes
         key = (head.host, method, path)
         known_route = known_routes.get(key) if known_routes is not None else None

@@ -1,8 +1,10 @@
-"""The parent of the workers: binds, forks, watches, reloads, upgrades. It never serves and never runs user code.
+"""The parent of the workers: binds, forks, watches, reloads, upgrades. It never serves and never
+runs user code.
 
-It is a plain loop around ``select`` without threads, so that forking is safe, and forks everything that could fail: a *checker*
-loads a new configuration in a process of its own before any worker hears of it. What the checker
-accepted is sent to the workers as text, so they all take the same version however fast the file changes.
+It is a plain loop around ``select`` without threads, so that forking is safe, and forks everything
+that could fail: a *checker* loads a new configuration in a process of its own before any worker
+hears of it. What the checker accepted is sent to the workers as text, so they all take the same
+version however fast the file changes.
 
 =========  ==============================================================================
 SIGTERM    finish what is under way, then end (SIGINT too; a second one does not wait)
@@ -246,9 +248,7 @@ class _Supervisor:
                 os._exit(code)
         theirs.close()
         ours.setblocking(False)
-        self.children[pid] = _Child(
-            pid, ours, time.monotonic(), generation=self.generation
-        )
+        self.children[pid] = _Child(pid, ours, time.monotonic(), generation=self.generation)
 
     def _become_child(self, *close: socket.socket) -> None:
         """Undo in a forked process what is the supervisor's alone."""
@@ -466,8 +466,8 @@ class _Supervisor:
     def _look_at_files(self) -> bool:
         """Whether a watched file is another than before.
 
-        By ``stat``, twice a second: that works on every file system and survives the symlink swaps of mounted
-        configuration maps, which notification does not.
+        By ``stat``, twice a second: that works on every file system and survives the symlink swaps
+        of mounted configuration maps, which notification does not.
         """
         assert self.facts is not None
         seen: dict[str, tuple[int, int, int]] = {}
@@ -548,7 +548,8 @@ class _Supervisor:
 
 def _examine(text: str, path: Path, overrides: Overrides) -> bytes:
     """In the checker: compile everything and say what the supervisor must know, or the problem."""
-    from nexgate.gateway import listener_tls, load_source
+    from nexgate.edge import listener_tls
+    from nexgate.gateway import load_source
 
     try:
         gateway = load_source(text, path)

@@ -1,16 +1,16 @@
 """One worker process: loads the gateway, serves on inherited sockets, obeys the supervisor.
 
-The supervisor speaks to a worker over a socket pair, in frames: four bytes of length, then a verb, a space and a payload.
-``reload TEXT`` brings a new version of the configuration, already checked; ``drain`` ends the worker
-gracefully; ``logs`` reopens log files. The worker answers ``ready``, ``reloaded`` or ``failed REASON``. When the supervisor is gone, the
-pair is closed, and the worker drains by itself: an orphan must not hold the port for ever.
+The supervisor speaks to a worker over a socket pair, in frames: four bytes of length, then a verb,
+a space and a payload. ``reload TEXT`` brings a new version of the configuration, already checked;
+``drain`` ends the worker gracefully; ``logs`` reopens log files. The worker answers ``ready``,
+``reloaded`` or ``failed REASON``. When the supervisor is gone, the pair is closed, and the worker
+drains by itself: an orphan must not hold the port for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -21,22 +21,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from nexgate.config import Overrides
-from nexgate.edge import Listener, Server
-from nexgate.errors import ConfigError
-from nexgate.gateway import (
-    Gateway,
+from nexgate.edge import (
+    Listener,
+    Server,
     listener_tls,
-    load_source,
-    open_listener,
+    new_event_loop,
     refresh_certificates,
+    tune_collector,
 )
+from nexgate.errors import ConfigError
+from nexgate.gateway import Gateway, load_source
 from nexgate.observability import AccessLog, access_log, configure_logging
 from nexgate.runtime import Runtime
 
 if TYPE_CHECKING:
     from nexgate.edge.config import ListenConfig
 
-__all__ = ["Worker", "frame", "new_event_loop", "run_alone"]
+__all__ = ["Frames", "Worker", "frame", "worker_main"]
 
 _log = logging.getLogger("nexgate")
 
@@ -67,22 +68,6 @@ class Frames:
         return found
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop where it is installed, asyncio's own elsewhere."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
-def tune_collector() -> None:
-    """Exchanges leave no cycles behind, so collections are for user code and can be rare."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-
-
 class Worker:
     """Serves a gateway on sockets until told to stop."""
 
@@ -91,13 +76,13 @@ class Worker:
         gateway: Gateway,
         sockets: list[socket.socket],
         *,
-        path: Path | None = None,
-        overrides: Overrides | None = None,
-        control: socket.socket | None = None,
+        path: Path,
+        overrides: Overrides,
+        control: socket.socket,
     ) -> None:
         self.gateway = gateway
         self.path = path
-        self.overrides = overrides or Overrides()
+        self.overrides = overrides
         self._sockets = sockets
         self._control = control
         self._stop = asyncio.Event()
@@ -120,16 +105,13 @@ class Worker:
         self._server = server = Server(runtime.edge, listeners)
         await server.start()
         tune_collector()
-        reader: asyncio.Task[None] | None = None
-        if self._control is not None:
-            reader = loop.create_task(self._obey(self._control))
-            await loop.sock_sendall(self._control, frame("ready"))
+        reader = loop.create_task(self._obey(self._control))
+        await loop.sock_sendall(self._control, frame("ready"))
         await self._stop.wait()
         clean = await server.stop(runtime.edge.timeouts.drain)
         if not clean:
             _log.warning("drain limit reached: connections were cut")
-        if reader is not None:
-            reader.cancel()
+        reader.cancel()
         await runtime.aclose()
         self._flush_logs(AccessLog.flush)
 
@@ -169,7 +151,6 @@ class Worker:
 
     async def reload(self, text: str) -> None:
         """Swap to another version of the file. On any error nothing has changed."""
-        assert self.path is not None
         runtime = self._runtime
         server = self._server
         assert runtime is not None
@@ -205,25 +186,6 @@ class Worker:
                         refresh_certificates(listener.tls, config.tls)
                     except OSError:
                         _log.exception("the old certificates stay in use")
-
-
-def run_alone(gateway: Gateway) -> None:
-    """Serve in this process until SIGINT or SIGTERM."""
-    configure_logging(gateway.config.gateway.log_level)
-    opened = [open_listener(each) for each in gateway.config.gateway.listen]
-
-    async def main() -> None:
-        worker = Worker(gateway, [listener.socket for listener in opened])
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError):
-                loop.add_signal_handler(number, worker.stop)
-        for listener in opened:
-            _log.info("listening on %s", listener.url)
-        await worker.run()
-
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(main())
 
 
 def worker_main(

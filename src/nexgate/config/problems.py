@@ -60,7 +60,7 @@ class Problem:
         return fields
 
 
-class InvalidConfig(ConfigError):  # noqa: N818  # the suffix would say it twice
+class InvalidConfig(ConfigError):
     """A configuration with errors. ``problems`` has all of them, warnings too, in order."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:

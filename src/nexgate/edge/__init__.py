@@ -1,7 +1,21 @@
 """The client's side: listeners, connections, tunnels, workers."""
 
 from nexgate.edge._asgi import AsgiEntry
+from nexgate.edge._listeners import listener_tls, open_listener, refresh_certificates
+from nexgate.edge._process import new_event_loop, tune_collector
 from nexgate.edge._server import Listener, Server
 from nexgate.edge._worker import EdgeLimits, EdgeState, EdgeTimeouts
 
-__all__ = ["AsgiEntry", "EdgeLimits", "EdgeState", "EdgeTimeouts", "Listener", "Server"]
+__all__ = [
+    "AsgiEntry",
+    "EdgeLimits",
+    "EdgeState",
+    "EdgeTimeouts",
+    "Listener",
+    "Server",
+    "listener_tls",
+    "new_event_loop",
+    "open_listener",
+    "refresh_certificates",
+    "tune_collector",
+]

@@ -7,9 +7,9 @@ interpreted before that message has been answered:
       │                       │                       │
       └── error ─▶ LINGER ◀───┘                       └── 101 ──▶ TUNNEL
 
-*HEAD* collects until the empty line. *BODY* feeds content to the exchange. *WAIT* keeps what the client
-sends ahead (pipelining), bounded. *LINGER* has answered for the last time and reads on for a moment, so that
-closing does not reset the answer away (RFC 9112 §9.6). *TUNNEL* passes bytes.
+*HEAD* collects until the empty line. *BODY* feeds content to the exchange. *WAIT* keeps what the
+client sends ahead (pipelining), bounded. *LINGER* has answered for the last time and reads on for a
+moment, so that closing does not reset the answer away (RFC 9112 §9.6). *TUNNEL* passes bytes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def _status_line(status: int, reason: bytes) -> bytes:
 
 
 class EdgeConnection(asyncio.Protocol, Timed):
-    """An ``asyncio.Protocol`` for one accepted connection. Also the ``Downstream`` of its exchanges."""
+    """An ``asyncio.Protocol`` for one accepted connection. Also the ``Downstream`` of its
+    exchanges.
+    """
 
     __slots__ = (
         "_blank_skipped",
@@ -139,7 +141,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
     # ---------------------------------------------------------------- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self.peer = self.client = peer[0]
@@ -153,7 +155,8 @@ class EdgeConnection(asyncio.Protocol, Timed):
         content_type, body = problem_content(Cause.OVERLOADED, "too many connections", "-", [])
         self.transport.write(
             b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: %b\r\nContent-Length: %d\r\n"
-            b"Retry-After: 1\r\nConnection: close\r\n\r\n%b" % (content_type.encode(), len(body), body)
+            b"Retry-After: 1\r\nConnection: close\r\n\r\n%b"
+            % (content_type.encode(), len(body), body)
         )
         self._start_linger()
 
@@ -182,15 +185,18 @@ class EdgeConnection(asyncio.Protocol, Timed):
                 self.transport.close()
 
     def eof_received(self) -> bool:
-        """The client sent its FIN. It may still read: a half-close is how some clients end a request."""
+        """The client sent its FIN. It may still read: a half-close is how some clients end a
+        request.
+        """
         self._eof = True
         state = self.state
         if state == _TUNNEL:
             assert self.tunnel is not None
             return self.tunnel.client_eof()
         if state == _WAIT and self._scheme == "http":
-            # Everything asked has been received and the answer may still be wanted; but a client that
-            # has gone for good looks the same, so the service works for it only this much longer.
+            # Everything asked has been received and the answer may still be wanted; but a client
+            # that has gone for good looks the same, so the service works for it only this much
+            # longer.
             self._close_after = True
             self.wheel.set(self, self.loop.time() + self.edge.timeouts.half_close)
             return True
@@ -280,7 +286,9 @@ class EdgeConnection(asyncio.Protocol, Timed):
             self.transport.abort()
 
     def start_drain(self) -> None:
-        """Finish what is under way, then close. An idle client gets its next request answered first."""
+        """Finish what is under way, then close. An idle client gets its next request answered
+        first.
+        """
         self._close_after = True
         if self.state == _HEAD and not self._buffer:
             self.wheel.set(self, self.loop.time() + self.edge.drain_grace)
@@ -374,12 +382,15 @@ class EdgeConnection(asyncio.Protocol, Timed):
         if line_end < 0 or line_end > self.edge.head_limits.max_target_bytes + 64:
             self._refuse(
                 Refused(
-                    Cause.URI_TOO_LONG, f"the limit is {self.edge.head_limits.max_target_bytes} bytes"
+                    Cause.URI_TOO_LONG,
+                    f"the limit is {self.edge.head_limits.max_target_bytes} bytes",
                 )
             )
         else:
             self._refuse(
-                Refused(Cause.HEAD_TOO_LARGE, f"the limit is {self.edge.head_limits.max_bytes} bytes")
+                Refused(
+                    Cause.HEAD_TOO_LARGE, f"the limit is {self.edge.head_limits.max_bytes} bytes"
+                )
             )
 
     def _begin(
@@ -451,7 +462,8 @@ class EdgeConnection(asyncio.Protocol, Timed):
         elif data:
             self.deadline = self.loop.time() + self.edge.timeouts.body
         if exchange is None:
-            # The answer is out already; the rest of the body is read so that the connection can live on.
+            # The answer is out already; the rest of the body is read so that the connection can
+            # live on.
             if ended:
                 self._next()
             return rest
@@ -485,13 +497,15 @@ class EdgeConnection(asyncio.Protocol, Timed):
     # ---------------------------------------------------------------- answering
 
     def _refuse(self, refused: Refused) -> None:
-        """Answer a request that never became an exchange, and close: its framing cannot be trusted."""
+        """Answer a request that never became an exchange, and close: its framing cannot be
+        trusted.
+        """
         cause = refused.cause
         request_id = self.edge.next_id()
         content_type, body = problem_content(cause, refused.detail, request_id.decode(), [])
         self.transport.write(
-            b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\nCache-Control: no-store\r\n%b\r\n"
-            b"Connection: close\r\n\r\n%b"
+            b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n"
+            b"Cache-Control: no-store\r\n%b\r\nConnection: close\r\n\r\n%b"
             % (
                 cause.status,
                 reason_phrase(cause.status),
@@ -554,8 +568,8 @@ class EdgeConnection(asyncio.Protocol, Timed):
             )
             return
         if self.state == _BODY_FIXED or self.state == _BODY_CHUNKED:
-            # Answered before the body is in. After an answer instead of 100 the client may or may not
-            # send it (RFC 9110 §10.1.1); a long or endless rest is not worth reading.
+            # Answered before the body is in. After an answer instead of 100 the client may or may
+            # not send it (RFC 9110 §10.1.1); a long or endless rest is not worth reading.
             if self._continue_due or (
                 response.body is not None
                 and (self._decoder is not None or self._body_left > _LINGER_BYTES)
@@ -576,7 +590,9 @@ class EdgeConnection(asyncio.Protocol, Timed):
         self._pending_head = b"%b%b\r\n" % (encoded[:-2], more)
 
     def _encode_head(self, exchange: Exchange, response: Response) -> bytes:
-        """Status line, fields and framing, with the final empty line, without Date and Connection of ours."""
+        """Status line, fields and framing, with the final empty line, without Date and Connection
+        of ours.
+        """
         status = response.status
         body = response.body
         head = response.head
@@ -587,7 +603,9 @@ class EdgeConnection(asyncio.Protocol, Timed):
             kind = field[3]
             if kind & 257:  # Kind.HOP | Kind.ANSWER_HOP
                 # The length that the content would have: told where no content follows.
-                if not (field[0] == b"content-length" and body is None and (is_head or status == 304)):
+                if not (
+                    field[0] == b"content-length" and body is None and (is_head or status == 304)
+                ):
                     continue
             if named and field[0] in named:
                 continue
@@ -666,7 +684,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
             self.transport.write(head)
 
     def take_back_head(self) -> bool:
-        """Whether the head was still waiting for content, and is now as if it had never been sent."""
+        """Whether the head was still waiting for content, and is now as if never sent."""
         if self._pending_head is None:
             return False
         self._pending_head = None
@@ -679,7 +697,8 @@ class EdgeConnection(asyncio.Protocol, Timed):
         if self.state == _CLOSED:
             return
         if self._close_delimited:
-            # Only a reset tells this client; an orderly close would look like the end of the content.
+            # Only a reset tells this client; an orderly close would look like the end of the
+            # content.
             sock = self.transport.get_extra_info("socket")
             if sock is not None:
                 try:

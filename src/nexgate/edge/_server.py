@@ -37,7 +37,9 @@ class Listener:
 
 
 def bind(host: str, port: int, path: str) -> socket.socket:
-    """A listening socket: TCP on ``host:port``, or a Unix socket at ``path`` (replacing a stale one)."""
+    """A listening socket: TCP on ``host:port``, or a Unix socket at ``path`` (replacing a stale
+    one).
+    """
     if path:
         sock = socket.socket(socket.AF_UNIX)
         with contextlib.suppress(OSError):
@@ -80,9 +82,7 @@ def server_context(
         context.set_ciphers(ciphers)
     if client_ca is not None:
         context.load_verify_locations(client_ca)
-        context.verify_mode = (
-            ssl.CERT_REQUIRED if client_auth == "required" else ssl.CERT_OPTIONAL
-        )
+        context.verify_mode = ssl.CERT_REQUIRED if client_auth == "required" else ssl.CERT_OPTIONAL
     return context
 
 

@@ -1,9 +1,9 @@
 """An upgraded connection: bytes both ways, back-pressure, half-close, and a decent end.
 
-The gateway does not speak the protocol inside, with one exception: of a WebSocket it follows the frame
-boundaries of what goes to the client (a dozen lines, no copying), because that is what it takes to say goodbye
-properly (Close 1001, "going away", RFC 6455 §7.4.1) when the gateway shuts down or the route is
-gone. A frame of ours in the middle of one of theirs would be garbage.
+The gateway does not speak the protocol inside, with one exception: of a WebSocket it follows the
+frame boundaries of what goes to the client (a dozen lines, no copying), because that is what it
+takes to say goodbye properly (Close 1001, "going away", RFC 6455 §7.4.1) when the gateway shuts
+down or the route is gone. A frame of ours in the middle of one of theirs would be garbage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _GOING_AWAY: Final = b"\x88\x02\x03\xe9"  # FIN+Close, length 2, code 1001
 
 
 class FrameTracker:
-    """Where the WebSocket frames in a byte stream begin and end (RFC 6455 §5.2). Content is skipped."""
+    """Where the WebSocket frames in a byte stream begin and end (RFC 6455 §5.2). Content is
+    skipped.
+    """
 
     __slots__ = ("_head", "_skip")
 
@@ -70,7 +72,9 @@ def _frame_size(head: bytes) -> int | None:
 
 
 class Tunnel:
-    """Joins a client connection and a ``TunnelEnd``. Knows its exchange for the log and for reloads."""
+    """Joins a client connection and a ``TunnelEnd``. Knows its exchange for the log and for
+    reloads.
+    """
 
     __slots__ = ("_frames", "_is_closing", "_near", "exchange", "far", "is_websocket")
 

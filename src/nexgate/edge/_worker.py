@@ -1,4 +1,6 @@
-"""What the connections of one worker share: the snapshot, limits, the set of connections, the log."""
+"""What the connections of one worker share: the snapshot, limits, the set of connections,
+the log.
+"""
 
 from __future__ import annotations
 

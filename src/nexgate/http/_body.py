@@ -18,7 +18,8 @@ from nexgate.http._fields import Field, InvalidField, Kind, parse_field_line
 __all__ = ["ChunkedDecoder", "encode_chunk", "encode_last_chunk"]
 
 # chunk-size [ chunk-ext ]: 1*HEXDIG bounded so that it fits 63 bits; an extension starts with ';'
-# (white space before it is "bad whitespace" that RFC 9112 §7.1.1 lets a recipient accept; we do not).
+# (white space before it is "bad whitespace" that RFC 9112 §7.1.1 lets a recipient accept; we do
+# not).
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?").fullmatch
 _MAX_SIZE_LINE: Final = 1024
 _MAX_EXCESS: Final = 16 * 1024
@@ -31,9 +32,9 @@ _SIZE, _DATA, _DATA_END, _TRAILERS, _DONE = range(5)
 class ChunkedDecoder:
     """Turns bytes of a chunked body into content. Sans-IO, one message.
 
-    ``feed`` returns the content found and keeps an incomplete rest; after ``done``, ``rest`` holds what
-    followed the message and ``trailers`` the trailer fields that may be forwarded. Raises ``Refused(cause)``; the
-    connection is then unusable.
+    ``feed`` returns the content found and keeps an incomplete rest; after ``done``, ``rest`` holds
+    what followed the message and ``trailers`` the trailer fields that may be forwarded. Raises
+    ``Refused(cause)``; the connection is then unusable.
     """
 
     __slots__ = ("_cause", "_excess", "_need", "_state", "_trailer_bytes", "rest", "trailers")

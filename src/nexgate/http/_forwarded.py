@@ -1,9 +1,9 @@
 """Who the client is: Forwarded (RFC 7239) and X-Forwarded-*, believed only from trusted proxies.
 
 What a stranger says about itself is dropped and replaced; what a trusted proxy says is kept and
-extended. The client address is found by walking the chain from the right, because only the right end was
-written by someone we know: each address that is itself a trusted proxy is skipped, the first that is
-not is the client.
+extended. The client address is found by walking the chain from the right, because only the right
+end was written by someone we know: each address that is itself a trusted proxy is skipped, the
+first that is not is the client.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ __all__ = ["ForwardedMode", "ForwardedRules", "TrustedProxies"]
 ForwardedMode = Literal["x-forwarded", "rfc7239", "both", "off"]
 
 _PAIR: Final = re.compile(
-    rb'[ \t]*([!#$%&\'*+\-.^_`|~0-9A-Za-z]+)=(?:([!#$%&\'*+\-.^_`|~0-9A-Za-z]+)|"((?:[^"\\]|\\.)*)")[ \t]*'
+    rb"[ \t]*([!#$%&'*+\-.^_`|~0-9A-Za-z]+)="
+    rb"(?:([!#$%&'*+\-.^_`|~0-9A-Za-z]+)|\"((?:[^\"\\]|\\.)*)\")[ \t]*"
 )
 
 
@@ -76,15 +77,18 @@ class ForwardedRules:
     ) -> tuple[list[bytes], str, str]:
         """The lines to forward, the client's address and its scheme.
 
-        ``received`` are the fields of kind FORWARDED that came in, in order; ``peer`` is the address of the
-        socket, empty for a Unix socket; ``trust_peer`` says that its listener trusts every peer.
+        ``received`` are the fields of kind FORWARDED that came in, in order; ``peer`` is the
+        address of the socket, empty for a Unix socket; ``trust_peer`` says that its listener trusts
+        every peer.
         """
         believed = received if (received and (trust_peer or peer in self.trusted)) else []
         chain = _x_forwarded_for(believed)
         if not chain:
             chain = _forwarded_for(believed)
         client = self._client(chain, peer)
-        scheme_seen = _last_value(believed, b"x-forwarded-proto") or _forwarded_param(believed, b"proto")
+        scheme_seen = _last_value(believed, b"x-forwarded-proto") or _forwarded_param(
+            believed, b"proto"
+        )
         client_scheme = scheme
         if scheme_seen is not None and scheme_seen.lower() in (b"http", b"https"):
             client_scheme = scheme_seen.lower().decode()
@@ -147,7 +151,9 @@ def _x_forwarded_for(fields: list[Field]) -> list[str]:
 
 
 def _elements(fields: list[Field]) -> list[dict[bytes, bytes]]:
-    """Elements of every Forwarded field; a malformed field empties the whole list (believe nothing)."""
+    """Elements of every Forwarded field; a malformed field empties the whole list (believe
+    nothing).
+    """
     elements: list[dict[bytes, bytes]] = []
     for field in fields:
         if field.name != b"forwarded":
@@ -190,5 +196,3 @@ def _last_value(fields: list[Field], name: bytes) -> bytes | None:
         if field.name == name and field.value:
             return field.value.rpartition(b",")[2].strip(b" \t") or None
     return None
-
-

@@ -1,7 +1,7 @@
 """Heads: the request line or status line, the fields, and what they say about the body.
 
-This module decides what a message *means*, so it is where smuggling is stopped. The rules it enforces
-and their sources:
+This module decides what a message *means*, so it is where smuggling is stopped. The rules it
+enforces and their sources:
 
 ========================================================  =====================================
 request line is ``method SP target SP HTTP/1.[01]``       RFC 9112 §3; no leniency of §3 ¶3
@@ -10,13 +10,14 @@ exactly one valid Host (none only on HTTP/1.0)             RFC 9112 §3.2 ("MUST
 absolute-form wins over Host                               RFC 9112 §3.2.2
 Transfer-Encoding is exactly ``chunked``, once             RFC 9112 §6.1, §6.3
 Transfer-Encoding on HTTP/1.0 is an error                  RFC 9112 §6.1 ("MUST treat as faulty")
-Content-Length with Transfer-Encoding is an error          RFC 9112 §6.3 ("ought to be handled as an error")
-Content-Length is 1*DIGIT, once                            RFC 9112 §6.3; we do not merge equal values
+Content-Length with Transfer-Encoding is an error          RFC 9112 §6.3 ("ought to be an error")
+Content-Length is 1*DIGIT, once                            RFC 9112 §6.3; equal values do not merge
 field lines: no folding, no space before the colon         RFC 9112 §5.1, §5.2
 CR, LF and NUL appear nowhere but as line ends             RFC 9110 §5.5, RFC 9112 §2.2
 ========================================================  =====================================
 
-Both directions are held to the same standard; only the error differs (400 for a client, 502 for a service).
+Both directions are held to the same standard; only the error differs (400 for a client, 502 for a
+service).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from http import HTTPStatus
 from typing import Final
 
 from nexgate.errors import Cause, Refused
-from nexgate.http._fields import LINES, Field, InvalidField, Kind, parse_field_line
+from nexgate.http._fields import LINES, Field, InvalidField, parse_field_line
 
 __all__ = [
     "HeadLimits",
@@ -45,16 +46,17 @@ __all__ = [
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 # What may stand in a request target (RFC 3986 plus what browsers send raw in queries); no fragment.
 _TARGET_BYTES: Final = bytes(set(range(0x21, 0x7F)) - set(b'#"<>'))
-# uri-host [":" port] (RFC 9110 §7.2), without percent-encoding and sub-delims, which no DNS name has.
+# uri-host [":" port] (RFC 9110 §7.2), without percent-encoding and sub-delims, which no DNS name
+# has.
 _AUTHORITY: Final = re.compile(
     rb"((?:[A-Za-z0-9_](?:[A-Za-z0-9_.\-]*[A-Za-z0-9_.])?|\[[0-9A-Fa-f:.]+\]))(?::([0-9]{1,5}))?"
 ).fullmatch
 _ABSOLUTE: Final = re.compile(rb"(?i:https?)://([^/?]*)([/?].*)?", re.S).fullmatch
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t \x21-\x7e\x80-\xff]*))?").fullmatch
+_STATUS_LINE: Final = re.compile(
+    rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t \x21-\x7e\x80-\xff]*))?"
+).fullmatch
 _NOT_IMPLEMENTED: Final = frozenset((b"CONNECT", b"TRACE"))
-_METHODS: Final = frozenset(
-    (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS")
-)
+_METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 _REASONS: Final = {s.value: s.phrase.encode() for s in HTTPStatus}
 _MAX_LENGTH_DIGITS: Final = 18  # below 2**63: no reader of the number can overflow
 
@@ -72,11 +74,12 @@ class HeadLimits:
 
 
 class RequestHead:
-    """What the fields of a request say. Shared by requests that send the same fields: never changed.
+    """What the fields of a request say. Shared by requests that send the same fields: never
+    changed.
 
-    A client on a kept-alive connection repeats its fields, so the connection keeps its last ``RequestHead`` and the
-    bytes it came from; equal bytes need no second reading. ``encoded`` and its key are where the upstream
-    side remembers the forwarded form, for the same reason.
+    A client on a kept-alive connection repeats its fields, so the connection keeps its last
+    ``RequestHead`` and the bytes it came from; equal bytes need no second reading. ``encoded`` and
+    its key are where the upstream side remembers the forwarded form, for the same reason.
     """
 
     __slots__ = (
@@ -126,9 +129,19 @@ class RequestHead:
         self.encoded_drop = 0
 
     def changed(self, *, content_length: int | None = None) -> RequestHead:
-        """A copy for one exchange whose body was read and is forwarded as ``content_length`` bytes."""
+        """A copy for one exchange whose body was read and is forwarded as ``content_length``
+        bytes.
+        """
         copy = RequestHead(self.fields, http10=self.http10)
-        for name in ("authority", "host", "keep_alive", "upgrade", "te_trailers", "named", "max_forwards"):
+        for name in (
+            "authority",
+            "host",
+            "keep_alive",
+            "upgrade",
+            "te_trailers",
+            "named",
+            "max_forwards",
+        ):
             setattr(copy, name, getattr(self, name))
         copy.flags = self.flags
         copy.content_length = self.content_length if content_length is None else content_length
@@ -193,7 +206,9 @@ def _learn_host(authority: bytes) -> bytes | None:
 
 
 def _learn_connection(value: bytes) -> tuple[bytes, ...] | None:
-    """The connection options of a Connection value, lower-case; None if it is not a list of tokens."""
+    """The connection options of a Connection value, lower-case; None if it is not a list of
+    tokens.
+    """
     options: tuple[bytes, ...] | None
     members = [m.strip(b" \t") for m in value.lower().split(b",")]
     options = tuple(m for m in members if m)
@@ -306,7 +321,8 @@ def _set_authority(head: RequestHead, authority: bytes) -> None:
 
 
 def resolve_target(head: RequestHead, method: bytes, target: bytes) -> tuple[RequestHead, bytes]:
-    """Absolute-form and asterisk-form: the head with the authority that counts, and path with query.
+    """Absolute-form and asterisk-form: the head with the authority that counts, and path with
+    query.
 
     The authority of an absolute target replaces Host (RFC 9112 §3.2.2), in a copy of the head.
     """
@@ -331,8 +347,8 @@ def parse_request_head(
 ) -> tuple[bytes, bytes, bytes | None, RequestHead]:
     """Everything before the empty line: method, path, query, fields. Raises ``Refused``.
 
-    ``head`` excludes the final CRLFCRLF; the caller has bounded its length. The path is as received (not
-    normalised), or ``*``; the query is None when there is no ``?``.
+    ``head`` excludes the final CRLFCRLF; the caller has bounded its length. The path is as received
+    (not normalised), or ``*``; the query is None when there is no ``?``.
     """
     line, _, section = head.partition(b"\r\n")
     method, target, http10 = parse_request_line(line, limits.max_target_bytes)
@@ -406,8 +422,9 @@ def _read_special(request: RequestHead, special: list[Field]) -> bytes | None:
 def _forwardable_upgrade(upgrade: bytes) -> bytes | None:
     """The protocols of Upgrade that a tunnel can carry.
 
-    HTTP/2 and TLS upgrades would put a protocol behind our back whose requests we never see (h2c smuggling), so they
-    are taken out; the request is then an ordinary one (RFC 9110 §7.8: a server may ignore Upgrade).
+    HTTP/2 and TLS upgrades would put a protocol behind our back whose requests we never see (h2c
+    smuggling), so they are taken out; the request is then an ordinary one (RFC 9110 §7.8: a server
+    may ignore Upgrade).
     """
     kept = [
         p

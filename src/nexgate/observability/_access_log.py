@@ -1,9 +1,9 @@
 """One line for each exchange, as JSON or as text.
 
-Lines are collected and written a few times a second, in one write: a line costs its formatting, not a system call. The line
-tells apart who ended the exchange: ``status`` is what the client got (499: the client left before
-the response was complete, as nginx's log has it), ``cause`` and ``site`` say why the gateway answered by itself. Query strings,
-cookies and authorization are never logged.
+Lines are collected and written a few times a second, in one write: a line costs its formatting, not
+a system call. The line tells apart who ended the exchange: ``status`` is what the client got (499:
+the client left before the response was complete, as nginx's log has it), ``cause`` and ``site`` say
+why the gateway answered by itself. Query strings, cookies and authorization are never logged.
 """
 
 from __future__ import annotations

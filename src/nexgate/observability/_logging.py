@@ -18,7 +18,9 @@ class _Format(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """Send ``nexgate``'s messages to standard error, unless the program has set logging up itself."""
+    """Send ``nexgate``'s messages to standard error, unless the program has set logging up
+    itself.
+    """
     logger = logging.getLogger("nexgate")
     logger.setLevel(level.upper())
     if not logger.handlers and not logging.getLogger().handlers:

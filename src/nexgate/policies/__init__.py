@@ -1,1 +1,3 @@
-"""Policies: what acts on an exchange between edge and service. One folder each; none imports another."""
+"""Policies: what acts on an exchange between edge and service. One folder each; none imports
+another.
+"""

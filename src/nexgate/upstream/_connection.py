@@ -1,8 +1,9 @@
-"""One connection to an instance: sends an exchange's request, reads the response, goes back to the pool.
+"""One connection to an instance: sends an exchange's request, reads the response, goes back to the
+pool.
 
-A response is held to the standard a request is held to: what is malformed, ambiguous or cut short fails the
-attempt, and the connection is never used again. A connection returns to the pool only when both messages
-ended exactly where they said, and nothing followed.
+A response is held to the standard a request is held to: what is malformed, ambiguous or cut short
+fails the attempt, and the connection is never used again. A connection returns to the pool only
+when both messages ended exactly where they said, and nothing followed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _MAX_INTERIM: Final = 16
 
 
 class UpstreamConnection(asyncio.Protocol, Timed):
-    """An ``asyncio.Protocol``; the ``Attempt`` of its exchange; the far ``TunnelEnd`` after a 101."""
+    """An ``asyncio.Protocol``; the ``Attempt`` of its exchange; the far ``TunnelEnd`` after a
+    101.
+    """
 
     __slots__ = (
         "_buffer",
@@ -161,7 +164,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
     # ---------------------------------------------------------------- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = cast("asyncio.Transport", transport)
 
     def pause_writing(self) -> None:
         self._write_full = True

@@ -1,8 +1,8 @@
 """The request head that a service receives: the header rules of a gateway, in one place.
 
-What ends here and what goes on (RFC 9110 §7.6): connection fields and whatever Connection names end here;
-Host, framing, Via and the forwarded fields are written anew; everything else is passed on as it came, in
-order, byte for byte.
+What ends here and what goes on (RFC 9110 §7.6): connection fields and whatever Connection names end
+here; Host, framing, Via and the forwarded fields are written anew; everything else is passed on as
+it came, in order, byte for byte.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ DROP_ALWAYS: Final = Kind.HOP | Kind.FORWARDED | Kind.VIA | Kind.REQUEST_ID
 
 
 def encode_request_head(exchange: Exchange, host: bytes, drop: int) -> bytes:
-    """The head for one attempt. ``host`` is the Host value; ``drop`` the kinds of field that end here.
+    """The head for one attempt. ``host`` is the Host value; ``drop`` the kinds of field that end
+    here.
 
-    What does not depend on the single request (everything but its first line and its id) is remembered with
-    the fields it was made from.
+    What does not depend on the single request (everything but its first line and its id) is
+    remembered with the fields it was made from.
     """
     head = exchange.head
     target = exchange.path

@@ -14,7 +14,9 @@ __all__ = ["Forward", "Split"]
 
 
 class Forward:
-    """Sends exchanges to one service. Called again for an exchange whose instance was unreachable."""
+    """Sends exchanges to one service. Called again for an exchange whose instance was
+    unreachable.
+    """
 
     __slots__ = ("prepare", "service")
 
@@ -43,7 +45,9 @@ class Forward:
 
 
 class Split:
-    """Sends exchanges to one of several services by weight (canary). A retry stays with its choice."""
+    """Sends exchanges to one of several services by weight (canary). A retry stays with its
+    choice.
+    """
 
     __slots__ = ("_cumulative", "_forwards", "_random", "_weights")
 

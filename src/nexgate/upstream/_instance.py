@@ -1,9 +1,10 @@
 """One instance of a service: where it is, how it is, and the pool of connections to it.
 
-The pool works by supply and demand. *Demand* is the queue of exchanges that want a connection; *supply* is a
-connection that became idle or was just made. One synchronous step, ``_settle``, matches the two and decides how many new
-connections to open. So an exchange takes whichever comes first, a request that found the pool empty is not tied to the
-fate of "its" connect, and nothing is ever locked.
+The pool works by supply and demand. *Demand* is the queue of exchanges that want a connection;
+*supply* is a connection that became idle or was just made. One synchronous step, ``_settle``,
+matches the two and decides how many new connections to open. So an exchange takes whichever comes
+first, a request that found the pool empty is not tied to the fate of "its" connect, and nothing is
+ever locked.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """``http://host[:port]``, ``https://host[:port]`` or ``unix:/path``. Raises ``ValueError``."""
+        """``http://host[:port]``, ``https://host[:port]`` or ``unix:/path``. Raises
+        ``ValueError``.
+        """
         if url.startswith("unix:"):
             return cls(url, path=url.removeprefix("unix:"), authority=b"localhost")
         parts = urlsplit(url)
@@ -78,12 +81,16 @@ class Address:
         host = parts.hostname
         shown = f"[{host}]" if ":" in host else host
         authority = shown if port == (443 if tls else 80) else f"{shown}:{port}"
-        return cls(url, host, port, None, tls, authority.encode("idna" if not host.isascii() else "ascii"))
+        return cls(
+            url, host, port, None, tls, authority.encode("idna" if not host.isascii() else "ascii")
+        )
 
 
 @dataclass(slots=True)
 class _Waiter(Timed):
-    """An exchange in the queue for a connection. Void once the exchange is elsewhere or has ended."""
+    """An exchange in the queue for a connection. Void once the exchange is elsewhere or has
+    ended.
+    """
 
     instance: InstanceState
     exchange: Exchange | None
@@ -106,7 +113,8 @@ class _Waiter(Timed):
 class InstanceState:
     """Living state of one instance; survives reloads that keep its service and URL.
 
-    ``active`` counts exchanges under way, queued ones included: it is what least-requests balances by.
+    ``active`` counts exchanges under way, queued ones included: it is what least-requests balances
+    by.
     """
 
     __slots__ = (
@@ -254,12 +262,14 @@ class InstanceState:
                 self.heads.clear()
             self.heads[raw] = head
 
-    def attempt_died(self, exchange: Exchange, connection: UpstreamConnection, *, heard: bool) -> None:
+    def attempt_died(
+        self, exchange: Exchange, connection: UpstreamConnection, *, heard: bool
+    ) -> None:
         """The connection was lost after the head was sent and before the answer began.
 
-        The instance may have acted on the request. Only an idempotent request without content is tried again, once
-        (RFC 9110 §9.2.2, RFC 9112 §9.3.1); a service that was merely restarting or closed an idle
-        connection as we picked it is then never noticed.
+        The instance may have acted on the request. Only an idempotent request without content is
+        tried again, once (RFC 9110 §9.2.2, RFC 9112 §9.3.1); a service that was merely restarting
+        or closed an idle connection as we picked it is then never noticed.
         """
         self.finished(exchange)
         if (

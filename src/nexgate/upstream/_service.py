@@ -18,9 +18,10 @@ _log = logging.getLogger("nexgate.upstream")
 class ServiceState:
     """Living state of one service. ``set_instances`` keeps what stays, adds, and retires the rest.
 
-    An instance is available when its probe says so and it was reachable lately. When probes call none healthy there is
-    nothing to pick: the caller answers 503. When all healthy ones were merely unreachable a moment ago, they
-    are tried all the same: being wrong about that costs a refused connect, being right a lost request.
+    An instance is available when its probe says so and it was reachable lately. When probes call
+    none healthy there is nothing to pick: the caller answers 503. When all healthy ones were merely
+    unreachable a moment ago, they are tried all the same: being wrong about that costs a refused
+    connect, being right a lost request.
     """
 
     __slots__ = ("_available", "_balancer", "balancer_config", "instances", "name")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+from tests.conftest import in_front_of
 
 from nexgate.testing import RawClient, RecordingUpstream, canned
-from tests.conftest import in_front_of
 
 
 def forwarded(upstream: RecordingUpstream) -> list[bytes]:
@@ -58,7 +58,9 @@ async def test_connection_fields_end_here(client: RawClient, upstream: Recording
 async def test_te_trailers_is_the_one_te_that_passes(
     client: RawClient, upstream: RecordingUpstream
 ) -> None:
-    await client.request(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: TE\r\nTE: trailers, deflate\r\n\r\n")
+    await client.request(
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: TE\r\nTE: trailers, deflate\r\n\r\n"
+    )
     assert upstream.last.values("te") == ["trailers"]
     assert upstream.last.values("connection") == ["TE"]
 
@@ -115,7 +117,9 @@ async def test_an_http10_request_is_forwarded_as_http11_and_answered_to_its_tast
     assert response.body == b"hello"
     assert upstream.last.lines[0] == b"GET / HTTP/1.1"
     assert upstream.last.values("via") == ["1.0 nexgate"]
-    upstream.answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    upstream.answer = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    )
     response = await client.request(b"GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n")
     assert response.body == b"hello"
     assert response.value("transfer-encoding") is None
@@ -150,7 +154,11 @@ async def test_strangers_forwarded_fields_are_replaced(
             b'Forwarded: for="[2001:db8::1]:4711";proto=https\r\n',
             {"forwarded": 'for="[2001:db8::1]:4711";proto=https, for=127.0.0.1;proto=http;host=a'},
         ),
-        ("both", b"", {"x-forwarded-for": "127.0.0.1", "forwarded": "for=127.0.0.1;proto=http;host=a"}),
+        (
+            "both",
+            b"",
+            {"x-forwarded-for": "127.0.0.1", "forwarded": "for=127.0.0.1;proto=http;host=a"},
+        ),
         ("off", b"", {}),
     ],
 )
@@ -185,12 +193,11 @@ async def test_trusted_proxies_are_believed_and_extended(
 async def test_the_client_is_found_from_the_right(
     fields: bytes, client_address: str, upstream: RecordingUpstream
 ) -> None:
-    from nexgate import Response
     from tests.conftest import gateway_to
 
-    gateway = gateway_to(
-        upstream.url, section={"trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]}
-    )
+    from nexgate import Response
+
+    gateway = gateway_to(upstream.url, section={"trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]})
 
     @gateway.filter()
     def tell(request):  # type: ignore[no-untyped-def]
@@ -269,11 +276,17 @@ async def test_304_may_tell_a_length(client: RawClient, upstream: RecordingUpstr
 
 async def test_the_host_can_be_the_instances_or_a_fixed_one(upstream: RecordingUpstream) -> None:
     wire = b"GET / HTTP/1.1\r\nHost: client.example\r\n\r\n"
-    async with in_front_of(upstream.url, host="instance") as served, RawClient(served.url) as client:
+    async with (
+        in_front_of(upstream.url, host="instance") as served,
+        RawClient(served.url) as client,
+    ):
         await client.request(wire)
         assert upstream.last.values("host") == [f"127.0.0.1:{upstream.port}"]
         assert upstream.last.values("x-forwarded-host") == ["client.example"]
-    async with in_front_of(upstream.url, host="api.test") as served, RawClient(served.url) as client:
+    async with (
+        in_front_of(upstream.url, host="api.test") as served,
+        RawClient(served.url) as client,
+    ):
         await client.request(wire)
         assert upstream.last.values("host") == ["api.test"]
 
@@ -293,7 +306,9 @@ async def test_options_asterisk_and_max_forwards(
 async def test_fields_of_one_request_do_not_leak_into_the_next(
     client: RawClient, upstream: RecordingUpstream
 ) -> None:
-    """A connection remembers the fields it read last; what they were must always be what was sent."""
+    """A connection remembers the fields it read last; what they were must always be what was
+    sent.
+    """
     for n in range(4):
         await client.request(f"GET /{n} HTTP/1.1\r\nHost: a\r\nX-N: {n % 2}\r\n\r\n".encode())
     await client.request(b"GET /plain HTTP/1.1\r\nHost: b\r\n\r\n")

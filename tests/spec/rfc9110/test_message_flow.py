@@ -1,10 +1,13 @@
-"""Expect, interim responses, pipelining, early answers, half-close, vanishing peers (RFC 9110 §10, §15; RFC 9112 §9)."""
+"""Expect, interim responses, pipelining, early answers, half-close, vanishing peers (RFC 9110 §10,
+§15; RFC 9112 §9).
+"""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
+from tests.conftest import in_front_of
 
 from nexgate.testing import (
     Close,
@@ -20,7 +23,6 @@ from nexgate.testing import (
     canned,
     wait_until,
 )
-from tests.conftest import in_front_of
 
 POST5 = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -29,7 +31,13 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 async def test_continue_is_the_services_to_give() -> None:
     async with (
         ScriptedUpstream(
-            [ExpectHead(), Send(b"HTTP/1.1 100 Continue\r\n\r\n"), ReadExactly(5), Send(OK), Close()]
+            [
+                ExpectHead(),
+                Send(b"HTTP/1.1 100 Continue\r\n\r\n"),
+                ReadExactly(5),
+                Send(OK),
+                Close(),
+            ]
         ) as upstream,
         in_front_of(upstream.url) as served,
         RawClient(served.url) as client,
@@ -50,7 +58,9 @@ async def test_a_final_answer_instead_of_continue_spares_the_body() -> None:
     ):
         response = await client.request(POST5)
         assert response.status == 401
-        assert response.value("connection") == "close"  # whether the body comes is the client's choice
+        assert (
+            response.value("connection") == "close"
+        )  # whether the body comes is the client's choice
 
 
 async def test_early_hints_pass_in_order() -> None:
@@ -71,7 +81,9 @@ async def test_pipelined_requests_are_answered_in_order(
     upstream.answer = lambda request: canned(200, request.target.encode())
     wire = b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in range(200))
     post = b"POST /p%d HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
-    chunked = b"POST /c%d HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    chunked = (
+        b"POST /c%d HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    )
     wire += b"".join((post % n) + (chunked % n) for n in range(50))
     await client.send(wire)
     seen = [(await client.read_response()).body.decode() for _ in range(300)]

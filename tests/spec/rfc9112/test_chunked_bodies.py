@@ -1,4 +1,6 @@
-"""Chunked bodies of requests (RFC 9112 §7.1): what is malformed never looks complete to a service."""
+"""Chunked bodies of requests (RFC 9112 §7.1): what is malformed never looks complete to a
+service.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ MALFORMED: list[tuple[str, bytes]] = [
 
 
 def no_half_request_is_open(upstream: RecordingUpstream) -> bool:
-    """A connection that carried a part of a request is closed; an unused one may wait in the pool."""
+    """A connection that carried a part of a request is closed; an unused one may wait in the
+    pool.
+    """
     return all(
         c.outcome is not Outcome.RUNNING or not c.received_bytes for c in upstream.connections
     )

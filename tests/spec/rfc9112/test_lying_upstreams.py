@@ -1,8 +1,11 @@
-"""A service is held to the standard a client is held to: what it garbles becomes a 502 or a broken message."""
+"""A service is held to the standard a client is held to: what it garbles becomes a 502 or a broken
+message.
+"""
 
 from __future__ import annotations
 
 import pytest
+from tests.conftest import in_front_of
 
 from nexgate.testing import (
     Close,
@@ -14,7 +17,6 @@ from nexgate.testing import (
     SendSlowly,
     Step,
 )
-from tests.conftest import in_front_of
 
 GET = b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n"
 
@@ -31,7 +33,10 @@ BAD_HEADS: list[tuple[str, bytes]] = [
     ("a bare CR in a value", b"HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 0\r\n\r\n"),
     ("a folded field", b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n"),
     ("a space before a colon", b"HTTP/1.1 200 OK\r\nX : a\r\nContent-Length: 0\r\n\r\n"),
-    ("CL and TE", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    (
+        "CL and TE",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ),
     ("two CLs", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n"),
     ("a list of CLs", b"HTTP/1.1 200 OK\r\nContent-Length: 0, 0\r\n\r\n"),
     ("a malformed CL", b"HTTP/1.1 200 OK\r\nContent-Length: +0\r\n\r\n"),
@@ -39,7 +44,10 @@ BAD_HEADS: list[tuple[str, bytes]] = [
     ("TE gzip, chunked", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
     ("TE identity", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n"),
     ("TE on HTTP/1.0", b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    ("101 unasked", b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
+    (
+        "101 unasked",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ),
     ("endless interim responses", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 40),
     ("a large head", b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n"),
 ]
@@ -47,7 +55,9 @@ BAD_HEADS: list[tuple[str, bytes]] = [
 
 @pytest.mark.parametrize("wire", [b[1] for b in BAD_HEADS], ids=[b[0] for b in BAD_HEADS])
 @pytest.mark.parametrize("send", [Send, SendSlowly], ids=["at once", "byte by byte"])
-async def test_a_malformed_head_is_502(wire: bytes, send: type, request: pytest.FixtureRequest) -> None:
+async def test_a_malformed_head_is_502(
+    wire: bytes, send: type, request: pytest.FixtureRequest
+) -> None:
     if send is SendSlowly and len(wire) > 2000:
         pytest.skip("long inputs are covered in one piece")
     async with (
@@ -64,13 +74,37 @@ async def test_a_malformed_head_is_502(wire: bytes, send: type, request: pytest.
 
 
 CUT: list[tuple[str, list[Step]]] = [
-    ("fixed length, closed", [Send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"), Close()]),
+    (
+        "fixed length, closed",
+        [Send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"), Close()],
+    ),
     ("fixed length, reset", [Send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"), Reset()]),
-    ("chunked, closed", [Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"), Close()]),
-    ("chunked, in a chunk", [Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nhello"), Close()]),
-    ("chunked, before the end", [Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"), Close()]),
-    ("chunked, malformed later", [Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n"), Close()]),
-    ("chunked, reset", [Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"), Reset()]),
+    (
+        "chunked, closed",
+        [Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"), Close()],
+    ),
+    (
+        "chunked, in a chunk",
+        [Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nhello"), Close()],
+    ),
+    (
+        "chunked, before the end",
+        [
+            Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"),
+            Close(),
+        ],
+    ),
+    (
+        "chunked, malformed later",
+        [
+            Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n"),
+            Close(),
+        ],
+    ),
+    (
+        "chunked, reset",
+        [Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"), Reset()],
+    ),
 ]
 
 
@@ -101,9 +135,7 @@ async def test_closed_before_any_answer_is_502_for_a_post_and_not_repeated() -> 
         in_front_of(upstream.url) as served,
         RawClient(served.url) as client,
     ):
-        response = await client.request(
-            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
-        )
+        response = await client.request(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
         assert response.status == 502
         assert b"upstream-closed" in response.body
         assert len(upstream.connections) == 1
@@ -114,7 +146,11 @@ async def test_what_follows_a_response_is_nobodys_answer() -> None:
     poison = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
     async with (
         ScriptedUpstream(
-            [ExpectHead(), Send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood" + poison), Close()]
+            [
+                ExpectHead(),
+                Send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood" + poison),
+                Close(),
+            ]
         ) as upstream,
         in_front_of(upstream.url) as served,
         RawClient(served.url) as client,

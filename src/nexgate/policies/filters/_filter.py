@@ -6,7 +6,8 @@
 ``f(request, call_next)``         around (async only); ``await call_next(request)`` goes on
 ===============================  ==========================================================
 
-Which it is, the second parameter's name says. Sync functions run in the event loop, without a task: they must not block.
+Which it is, the second parameter's name says. Sync functions run in the event loop, without a task:
+they must not block.
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ __all__ = ["request_hook", "response_hook"]
 
 
 def request_hook(rules: HeaderRules) -> Hook:
-    """Innermost in the request phase: filters see what the client sent, the service sees the result."""
+    """Innermost in the request phase: filters see what the client sent, the service sees the
+    result.
+    """
     change = _compile(rules)
 
     def on_request(exchange: Exchange) -> None:

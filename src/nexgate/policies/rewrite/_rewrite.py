@@ -1,4 +1,6 @@
-"""Stripping a prefix and rewriting. Runs once per exchange, after every filter, before the first attempt."""
+"""Stripping a prefix and rewriting. Runs once per exchange, after every filter, before the first
+attempt.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def strip_literal(template: Template) -> PathChange:
 
 
 def strip_prefix(prefix: str) -> PathChange:
-    """Take away ``prefix``, which the configuration made sure the path begins with, segment by segment."""
+    """Take away ``prefix``, which the configuration made sure the path begins with, segment by
+    segment.
+    """
     segments = prefix.rstrip("/").count("/")
     shown = prefix.rstrip("/").encode("latin-1")
 

@@ -27,8 +27,9 @@ class Balanced(Protocol):
 class Balancer(Protocol):
     """Picks an instance. Synchronous, no I/O, O(1) or O(log n) per pick.
 
-    ``rebuild`` is called with all instances and those available whenever either changes; ``pick`` is then called with at
-    least one available. Strategies that answer something to the client (a cookie) implement ``on_response``.
+    ``rebuild`` is called with all instances and those available whenever either changes; ``pick``
+    is then called with at least one available. Strategies that answer something to the client (a
+    cookie) implement ``on_response``.
     """
 
     def rebuild(self, instances: Sequence[Any], available: Sequence[Any]) -> None: ...

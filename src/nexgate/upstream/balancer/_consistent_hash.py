@@ -1,8 +1,8 @@
 """Consistent hashing: the same key to the same instance, in every worker and after every restart.
 
-A ring with many points per instance (Karger et al., 1997). The ring holds all instances of the service; one that is not
-available is stepped over, so its keys spread over the others and come back to it, and no other key
-moves. Only a change of the set itself rebuilds the ring.
+A ring with many points per instance (Karger et al., 1997). The ring holds all instances of the
+service; one that is not available is stepped over, so its keys spread over the others and come back
+to it, and no other key moves. Only a change of the set itself rebuilds the ring.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def key_extractor(key: str) -> KeyOf:
     if kind == "cookie":
         return lambda x: "".join(x.cookie_values(name)).encode("latin-1") or x.client.encode()
     if kind == "query":
-        return lambda x: "&".join(x.query_values(name)).encode("utf-8", "replace") or x.client.encode()
+        return lambda x: (
+            "&".join(x.query_values(name)).encode("utf-8", "replace") or x.client.encode()
+        )
     raise ValueError(f"{key!r} is not a hash key")
 
 

@@ -1,9 +1,10 @@
 """Peak EWMA: the lower of two by expected latency (Finagle's load metric, 2015).
 
-Each instance keeps a moving average of its answer times that jumps up at once and forgets with a half-life of 10 s. Load
-is that average times the requests under way, so a slow or stalled instance repels traffic before it answers.
-Two traps are closed: an instance without history that has requests under way is assumed slow (one request probes
-it, not a flood), and a 5xx counts as at least a second, because a quick error must not attract traffic.
+Each instance keeps a moving average of its answer times that jumps up at once and forgets with a
+half-life of 10 s. Load is that average times the requests under way, so a slow or stalled instance
+repels traffic before it answers. Two traps are closed: an instance without history that has
+requests under way is assumed slow (one request probes it, not a flood), and a 5xx counts as at
+least a second, because a quick error must not attract traffic.
 """
 
 from __future__ import annotations

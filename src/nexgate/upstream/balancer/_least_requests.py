@@ -1,8 +1,8 @@
 """Least requests by the power of two choices (Mitzenmacher, 2001): the default.
 
-Two instances at random, the one with fewer requests under way. Nearly as even as looking at all of them,
-at constant cost, and without the herd that chases one idle instance from every worker at once. With
-weights, the draw is by weight and the comparison by requests per weight.
+Two instances at random, the one with fewer requests under way. Nearly as even as looking at all of
+them, at constant cost, and without the herd that chases one idle instance from every worker at
+once. With weights, the draw is by weight and the comparison by requests per weight.
 """
 
 from __future__ import annotations

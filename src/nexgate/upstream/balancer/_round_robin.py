@@ -1,8 +1,8 @@
 """In turn; with weights, interleaved so that a heavy instance is not picked in bursts.
 
-The turn order is computed when the set changes, by always taking the instance whose next due time is earliest
-(earliest deadline first with period 1/weight). A pick is then one list access. Workers start at a
-random place, so that they do not march in step.
+The turn order is computed when the set changes, by always taking the instance whose next due time
+is earliest (earliest deadline first with period 1/weight). A pick is then one list access. Workers
+start at a random place, so that they do not march in step.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def _turns(available: list[Any]) -> list[Any]:
         return available
     least = min(weights)
     rounds = sum(w / least for w in weights)
-    # A weight of 1.5 needs two rounds of the lightest to come out even; 20 come out nearly even for any.
+    # A weight of 1.5 needs two rounds of the lightest to come out even; 20 come out nearly even for
+    # any.
     scale = next((k for k in range(1, 21) if _is_whole(weights, least, k)), 20)
     length = max(len(available), min(round(rounds * scale), _MAX_TURNS))
     due = [(0.5 / w, n, 1.0 / w) for n, w in enumerate(weights)]

@@ -1,7 +1,7 @@
 """Sticky sessions: a cookie names the instance; who has none gets the least loaded one.
 
-The cookie holds a digest of the instance's URL, nothing a client could use. A cookie whose instance is gone or not available
-is replaced.
+The cookie holds a digest of the instance's URL, nothing a client could use. A cookie whose instance
+is gone or not available is replaced.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A probe asks one instance, again and again, on a connection of its own each time.
 
-Every outcome counts one way or the other, so an instance can never be stuck (a lesson from gateways whose lists of good
-and bad statuses left a gap): a listed status is good, everything else, silence included, is bad. An instance starts
-out healthy. Intervals are jittered so that workers and gateways do not ask in step.
+Every outcome counts one way or the other, so an instance can never be stuck (a lesson from gateways
+whose lists of good and bad statuses left a gap): a listed status is good, everything else, silence
+included, is bad. An instance starts out healthy. Intervals are jittered so that workers and
+gateways do not ask in step.
 """
 
 from __future__ import annotations
@@ -83,9 +84,7 @@ class Probe:
         else:
             self._row = min(-1, self._row - 1)
             if instance.is_healthy and -self._row >= self.settings.unhealthy_after:
-                _log.warning(
-                    "%s of %s is unhealthy: %s", instance.url, instance.service, self.last
-                )
+                _log.warning("%s of %s is unhealthy: %s", instance.url, instance.service, self.last)
                 instance.set_healthy(False)
 
     async def ask(self) -> bool:

@@ -1,5 +1,0 @@
-"""Placeholder until the ASGI entry lands."""
-
-
-class AsgiEntry:
-    pass

@@ -1,5 +1,0 @@
-"""Placeholder until the ASGI instance lands."""
-
-
-class AsgiInstance:
-    pass
