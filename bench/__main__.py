@@ -13,6 +13,7 @@ from types import FrameType
 
 from rich.console import Console
 
+import nexgate
 from bench import equal, machine, report
 from bench.arena import Arena, Measurement
 from bench.load import missing_tools
@@ -68,6 +69,7 @@ def main() -> int:
         versions={peer.name: peer.version() for peer in peers},
         seconds=options.seconds,
         rounds=options.rounds,
+        revision=machine.revision(Path(nexgate.__file__).parent),
         origin=f"nginx {Nginx.version()}" if Nginx.binary() else "asyncio",
         work=work,
         results=results,

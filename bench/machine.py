@@ -113,6 +113,20 @@ def describe() -> str:
     )
 
 
+def revision(package: Path) -> str:
+    """Return the commit that ``package`` was imported from, and say if files differ from it."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    commit = git("rev-parse", "--short", "HEAD")
+    if not commit:
+        return "not a checkout"
+    is_changed = bool(git("status", "--porcelain", "--", ":/src", ":/bench"))
+    return f"{commit} with uncommitted changes" if is_changed else commit
+
+
 def wait_until_serving(port: int, process: subprocess.Popen[bytes], timeout: float) -> None:
     """Wait until ``GET /json`` on ``port`` is answered with 200. Raises ``RuntimeError``."""
     deadline = time.monotonic() + timeout

@@ -52,6 +52,8 @@ class Run:
     seconds: float
     rounds: int
     origin: str
+    revision: str
+    """The commit that was measured, and whether anything was changed on top of it."""
     work: list[Work]
     results: list[Measurement]
 
@@ -77,10 +79,13 @@ def sheets(results: Sequence[Measurement]) -> list[Sheet]:
         columns = [c for c in COLUMNS if any(c[0] in m.metrics for m in good)]
         compared = next((c for c in COMPARED if any(c in m.metrics for m in good)), "")
         rate = next((m.metrics["rate"] for m in good if "rate" in m.metrics), None)
+        # Tail latency is the noisiest of all; its median alone would look surer than it is.
+        has_spread = rate is not None
         rows = [
             [
                 " ".join(filter(None, [m.peer, m.variant])),
                 *(f"{m.metrics[key]:,.{digits}f}" for key, _, digits in columns),
+                *([_spread(m, "p99_ms")] if has_spread else []),
                 *(_ratio(m, good, compared, baseline) for baseline in BASELINES),
             ]
             for m in good
@@ -88,12 +93,22 @@ def sheets(results: Sequence[Measurement]) -> list[Sheet]:
         pages.append(
             Sheet(
                 title=title if rate is None else f"{title}: {rate:,.0f} requests/s for everyone",
-                heads=["", *(head for _, head, _ in columns), *(f"{TIMES} {b}" for b in BASELINES)],
+                heads=[
+                    "",
+                    *(head for _, head, _ in columns),
+                    *(["p99 of the rounds"] if has_spread else []),
+                    *(f"{TIMES} {b}" for b in BASELINES),
+                ],
                 rows=rows,
                 notes=[f"{m.peer} {m.variant}: {m.failure}" for m in members if m.failure],
             )
         )
     return pages
+
+
+def _spread(one: Measurement, metric: str) -> str:
+    values = [r[metric] for r in one.rounds]
+    return f"{min(values):.2f} to {max(values):.2f}"
 
 
 def _ratio(one: Measurement, all_of_them: list[Measurement], metric: str, baseline: str) -> str:
@@ -149,7 +164,7 @@ def update_page(run: Run) -> None:
         f"Measured {run.when.astimezone(UTC):%Y-%m-%d %H:%M} UTC on {run.machine}.",
         f"Command: `{run.command}` ({run.rounds} rounds of {run.seconds:g} s, medians).",
         "Versions: " + ", ".join(f"{name} {v}" for name, v in run.versions.items()) + ".",
-        f"Upstream: {run.origin}.",
+        f"Upstream: {run.origin}. Source: {run.revision}.",
         "",
         "### Numbers to hold",
         "",
