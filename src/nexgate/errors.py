@@ -149,6 +149,12 @@ class Cause(Enum):
         "The service took too long to answer",
         Site.UPSTREAM_RESPONSE_HEAD,
     )
+    RESPONSE_TOO_LARGE = (
+        "response-too-large",
+        502,
+        "The answer is too large for a filter",
+        Site.UPSTREAM_RESPONSE_BODY,
+    )
     UPSTREAM_CUT = (
         "upstream-cut",
         502,

@@ -61,8 +61,8 @@ class ClientGone(NexgateError):
 class BodyTooLarge(Refused):
     """A filter asked for a body that is larger than ``max_buffered_body_bytes``."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(Cause.BODY_TOO_LARGE, f"a filter reads at most {limit} bytes")
+    def __init__(self, limit: int, cause: Cause = Cause.BODY_TOO_LARGE) -> None:
+        super().__init__(cause, f"a filter reads at most {limit} bytes")
 
 
 class Downstream(Protocol):
@@ -980,7 +980,7 @@ class Exchange(Timed):
         if self._collector is not None:
             limit = self.plan.max_buffered_body_bytes
             if sum(map(len, held)) > limit:
-                self._collector.set_exception(BodyTooLarge(limit))
+                self._collector.set_exception(BodyTooLarge(limit, Cause.RESPONSE_TOO_LARGE))
                 self._collector = None
                 return
         elif self.attempt is not None and sum(map(len, held)) > limit:

@@ -45,6 +45,8 @@ _log = logging.getLogger("nexgate")
 _WATCH_SECONDS: Final = 0.5
 _STABLE_SECONDS: Final = 5.0
 _BACKOFF_MAX: Final = 10.0
+_OFFER_SECONDS: Final = 60.0
+"""How long workers may take to answer an offered version."""
 _INHERIT: Final = "NEXGATE_INHERIT"
 
 
@@ -77,6 +79,28 @@ class _Child:
     is_ready: bool = False
     is_leaving: bool = False
     generation: int = 0
+    text: str = ""
+    """The version it serves, as far as it said."""
+
+
+@dataclass(slots=True, eq=False)
+class _Offer:
+    """A version that the checker accepted and the workers have not answered yet.
+
+    Some faults show only in a worker (an application that does not start). Until a worker has
+    taken the version, the one before stays in force, also for workers that are made meanwhile.
+    """
+
+    text: str
+    facts: _Facts
+    why: str
+    until: float
+    waiting: set[int]
+    """Process ids that have not answered."""
+    generation: int
+    """That of the workers who try it: the present one, or the next when listeners change."""
+    takers: int = 0
+    refusers: set[int] = field(default_factory=set)
 
 
 class _Supervisor:
@@ -96,6 +120,9 @@ class _Supervisor:
         self.seen: dict[str, tuple[int, int, int]] = {}
         self.next_watch = 0.0
         self.announced = False
+        self.offer: _Offer | None = None
+        self.reload_again = ""
+        """Why to read the file once more when the offer under way is settled."""
         self.signals: list[int] = []
         self.wake_r, self.wake_w = os.pipe()
         for fd in (self.wake_r, self.wake_w):
@@ -114,7 +141,7 @@ class _Supervisor:
             self._bind(self.facts)
         except OSError as error:
             _log.error("%s", error.strerror or error)
-            return 1
+            return 3
         self._install_signals()
         gc.collect()
         gc.freeze()
@@ -122,7 +149,7 @@ class _Supervisor:
         for child in inherited:
             self.children[child.pid] = child
         for _ in range(self.facts.workers):
-            self._fork_worker()
+            self._fork_worker(self.text, self.facts, self.generation)
         self._look_at_files()
         try:
             return self._loop()
@@ -148,11 +175,16 @@ class _Supervisor:
                 continue
             due = [at for at in self.restart_at if at <= now]
             self.restart_at = [at for at in self.restart_at if at > now]
-            for _ in due:
-                self._fork_worker()
             assert self.facts is not None
+            for _ in due:
+                self._fork_worker(self.text, self.facts, self.generation)
+            if self.offer is not None and now > self.offer.until:
+                _log.error("workers %s do not answer", sorted(self.offer.waiting))
+                self.offer.refusers |= self.offer.waiting
+                self.offer.waiting.clear()
+                self._settle()
             if not self.announced and not self.children and not self.restart_at:
-                return 1
+                return 3
             if self.facts.reload and now >= self.next_watch:
                 self.next_watch = now + _WATCH_SECONDS
                 if self._look_at_files():
@@ -227,8 +259,7 @@ class _Supervisor:
 
     # ---------------------------------------------------------------- workers
 
-    def _fork_worker(self) -> None:
-        assert self.facts is not None
+    def _fork_worker(self, text: str, facts: _Facts, generation: int) -> int:
         ours, theirs = socket.socketpair()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -237,8 +268,8 @@ class _Supervisor:
             code = 1
             try:
                 self._become_child(ours)
-                sockets = [self.sockets[each["address"]] for each in self.facts.listen]
-                code = worker_main(self.text, self.path, self.overrides, sockets, theirs)
+                sockets = [self.sockets[each["address"]] for each in facts.listen]
+                code = worker_main(text, self.path, self.overrides, sockets, theirs)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -248,7 +279,8 @@ class _Supervisor:
                 os._exit(code)
         theirs.close()
         ours.setblocking(False)
-        self.children[pid] = _Child(pid, ours, time.monotonic(), generation=self.generation)
+        self.children[pid] = _Child(pid, ours, time.monotonic(), generation=generation, text=text)
+        return pid
 
     def _become_child(self, *close: socket.socket) -> None:
         """Undo in a forked process what is the supervisor's alone."""
@@ -283,28 +315,36 @@ class _Supervisor:
         for verb, payload in child.frames.feed(data):
             if verb == "ready":
                 child.is_ready = True
-                self._on_ready()
+                self._on_ready(child)
+            elif verb == "reloaded":
+                self._answered(child, took=True)
             elif verb == "failed":
                 _log.error("worker %d: %s", child.pid, payload)
+                self._answered(child, took=False)
 
-    def _on_ready(self) -> None:
+    def _on_ready(self, child: _Child) -> None:
         assert self.facts is not None
-        current = [c for c in self.children.values() if c.generation == self.generation]
-        if sum(c.is_ready for c in current) < self.facts.workers:
+        if self.offer is not None and child.generation == self.offer.generation > self.generation:
+            self._answered(child, took=True)
             return
+        current = [c for c in self.children.values() if c.generation == self.generation]
+        if not self.announced and sum(c.is_ready for c in current) >= self.facts.workers:
+            self._announce(self.facts)
+
+    def _announce(self, facts: _Facts) -> None:
+        """All workers of the present generation serve: those before may go."""
+        self.announced = True
         for child in self.children.values():
             if child.generation != self.generation and not child.is_leaving:
                 self._drain(child)
-        if not self.announced:
-            self.announced = True
-            where = ", ".join(self.urls[each["address"]] for each in self.facts.listen)
-            _log.info(
-                "listening on %s (%s, %s, %s)",
-                where,
-                _count(self.facts.workers, "worker"),
-                _count(self.facts.services, "service"),
-                _count(self.facts.routes, "route"),
-            )
+        where = ", ".join(self.urls[each["address"]] for each in facts.listen)
+        _log.info(
+            "listening on %s (%s, %s, %s)",
+            where,
+            _count(facts.workers, "worker"),
+            _count(facts.services, "service"),
+            _count(facts.routes, "route"),
+        )
 
     def _drain(self, child: _Child) -> None:
         child.is_leaving = True
@@ -343,7 +383,11 @@ class _Supervisor:
 
     def _on_death(self, child: _Child, status: int) -> None:
         child.control.close()
-        if self.stopping or child.is_leaving or child.generation != self.generation:
+        if self.stopping or child.is_leaving:
+            return
+        if self.offer is not None and child.pid in self.offer.waiting:
+            self._answered(child, took=False)
+        if child.generation != self.generation:
             return
         code = os.waitstatus_to_exitcode(status)
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -398,6 +442,10 @@ class _Supervisor:
         return text, _Facts(**answer)
 
     def _reload(self, why: str) -> None:
+        """Check the file, then offer it to the workers; ``_settle`` has the outcome."""
+        if self.offer is not None:
+            self.reload_again = why
+            return
         loaded = self._check()
         if loaded is None:
             _log.error("the configuration in use stays as it was")
@@ -405,39 +453,87 @@ class _Supervisor:
         text, facts = loaded
         before = self.facts
         assert before is not None
-        self.text = text
-        if facts.listen != before.listen or facts.workers != before.workers:
-            self._roll(facts)
-            return
-        self.facts = facts
-        configure_logging(facts.log_level)
-        for child in self.children.values():
-            if child.generation == self.generation:
-                self._tell(child, frame("reload", text))
-        self._look_at_files()
-        _log.info(
-            "reloaded (%s): %s, %s",
-            why,
-            _count(facts.services, "service"),
-            _count(facts.routes, "route"),
-        )
+        generation = self.generation
+        is_roll = facts.listen != before.listen or facts.workers != before.workers
+        if is_roll:
+            # Other listeners or another number of workers: a new generation of workers.
+            try:
+                self._bind(facts)
+            except OSError as error:
+                _log.error("%s", error.strerror or error)
+                _log.error("the configuration in use stays as it was")
+                return
+            generation += 1
+            _log.info("reloading with a new generation of workers")
+            tried = {self._fork_worker(text, facts, generation) for _ in range(facts.workers)}
+        else:
+            tried = {c.pid for c in self.children.values() if c.generation == generation}
+        until = time.monotonic() + _OFFER_SECONDS
+        self.offer = _Offer(text, facts, why, until, tried, generation)
+        if not is_roll:
+            for pid in tried:
+                self._tell(self.children[pid], frame("reload", text))
+        if not tried:
+            self._settle()  # no worker is alive: the next ones try it
 
-    def _roll(self, facts: _Facts) -> None:
-        """Other listeners or another number of workers: a new generation of workers."""
-        old = self.facts
-        try:
-            self._bind(facts)
-        except OSError as error:
-            _log.error("%s; the configuration in use stays as it was", error.strerror or error)
+    def _answered(self, child: _Child, *, took: bool) -> None:
+        """A worker took the version on offer, or could not, or died of it."""
+        offer = self.offer
+        if offer is None or child.pid not in offer.waiting:
             return
-        self.facts = facts
-        self.generation += 1
-        self.announced = False
-        _log.info("reloading with a new generation of workers")
-        for _ in range(facts.workers):
-            self._fork_worker()
-        assert old is not None
-        wanted = {each["address"] for each in facts.listen}
+        offer.waiting.discard(child.pid)
+        if took:
+            offer.takers += 1
+            child.text = offer.text
+        else:
+            offer.refusers.add(child.pid)
+        if not offer.waiting or (offer.generation > self.generation and not took):
+            self._settle()
+
+    def _settle(self) -> None:
+        """The version on offer becomes the one in force, or never was."""
+        offer = self.offer
+        assert offer is not None
+        self.offer = None
+        is_roll = offer.generation > self.generation
+        if offer.refusers and (is_roll or not offer.takers):
+            if is_roll:
+                for child in self.children.values():
+                    if child.generation == offer.generation and not child.is_leaving:
+                        self._drain(child)
+                self._close_listeners_but(self.facts)
+            _log.error("the configuration in use stays as it was")
+        else:
+            self.text, self.facts = offer.text, offer.facts
+            configure_logging(offer.facts.log_level)
+            if is_roll:
+                self.generation = offer.generation
+                self._close_listeners_but(offer.facts)
+                self._announce(offer.facts)
+            else:
+                _log.info(
+                    "reloaded (%s): %s, %s",
+                    offer.why,
+                    _count(offer.facts.services, "service"),
+                    _count(offer.facts.routes, "route"),
+                )
+            for pid in offer.refusers & self.children.keys():
+                # The others could: a fresh one will too.
+                self._drain(self.children[pid])
+                self._fork_worker(self.text, self.facts, self.generation)
+            self._look_at_files()
+        for child in self.children.values():
+            # Made while the offer was under way, from the version before.
+            if child.generation == self.generation and not child.is_leaving:
+                if child.text != self.text:
+                    child.text = self.text
+                    self._tell(child, frame("reload", self.text))
+        if self.reload_again:
+            why, self.reload_again = self.reload_again, ""
+            self._reload(why)
+
+    def _close_listeners_but(self, facts: _Facts | None) -> None:
+        wanted = {each["address"] for each in facts.listen} if facts is not None else set()
         for address in [a for a in self.sockets if a not in wanted]:
             self._close_listener(self.sockets.pop(address))
 

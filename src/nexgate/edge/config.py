@@ -254,7 +254,7 @@ class LimitsConfig(Section):
     so the limit protects the services. A route may set its own."""
 
     max_connections: Annotated[Integer, integer(1, 10_000_000)] = 20_000
-    """Client connections of one worker. Beyond, no more are accepted and they wait in the backlog.
+    """Client connections of one worker. Beyond, a connection is answered with 503 and closed.
     The process needs about two file descriptors for each (``ulimit -n``)."""
 
     max_pipelined_bytes: Annotated[Size, size("1KiB", "16MiB")] = 64 * 1024
