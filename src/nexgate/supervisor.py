@@ -508,6 +508,9 @@ class _Supervisor:
             configure_logging(offer.facts.log_level)
             if is_roll:
                 self.generation = offer.generation
+                alive = sum(c.generation == self.generation for c in self.children.values())
+                for _ in range(offer.facts.workers - alive):  # died after it was ready
+                    self._fork_worker(self.text, self.facts, self.generation)
                 self._close_listeners_but(offer.facts)
                 self._announce(offer.facts)
             else:
@@ -521,7 +524,11 @@ class _Supervisor:
                 # The others could: a fresh one will too.
                 self._drain(self.children[pid])
                 self._fork_worker(self.text, self.facts, self.generation)
+            # Files that were watched before keep what was seen of them: a change that came while
+            # the offer was under way must not be lost.
+            before = self.seen
             self._look_at_files()
+            self.seen |= {name: seen for name, seen in before.items() if name in self.seen}
         for child in self.children.values():
             # Made while the offer was under way, from the version before.
             if child.generation == self.generation and not child.is_leaving:
