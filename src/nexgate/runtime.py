@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nexgate.edge import EdgeLimits, EdgeState, EdgeTimeouts
+from nexgate.edge import EdgeLimits, EdgeState, EdgeTimeouts, affordable_connections
 from nexgate.errors import ConfigError
 from nexgate.exchange import Handler, Hook, Plan
 from nexgate.gateway_config import GatewayConfig, RouteConfig
@@ -279,7 +279,7 @@ def edge_limits(config: GatewayConfig) -> EdgeLimits:
     limits = config.gateway.limits
     return EdgeLimits(
         HeadLimits(limits.max_head_bytes, limits.max_fields, limits.max_target_bytes),
-        limits.max_connections,
+        min(limits.max_connections, affordable_connections()),
         limits.max_pipelined_bytes,
     )
 

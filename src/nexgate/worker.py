@@ -24,6 +24,8 @@ from nexgate.config import Overrides
 from nexgate.edge import (
     Listener,
     Server,
+    affordable_connections,
+    allow_many_files,
     listener_tls,
     new_event_loop,
     refresh_certificates,
@@ -96,6 +98,16 @@ class Worker:
         """Until ``stop``. Raises ``ConfigError`` when the gateway cannot start."""
         loop = asyncio.get_running_loop()
         config = self.gateway.config
+        allow_many_files()
+        wanted = config.gateway.limits.max_connections
+        if affordable_connections() < wanted and "max_connections" in (
+            config.gateway.limits.model_fields_set
+        ):
+            _log.warning(
+                "the limit of open files allows %d connections, not %d (ulimit -n)",
+                affordable_connections(),
+                wanted,
+            )
         self._listen = config.gateway.listen
         self._runtime = runtime = await self.gateway.start(loop)
         listeners = [

@@ -1,12 +1,12 @@
 """A load generator in a process of its own: raw keep-alive connections, bounded, on 127.0.0.1.
 
-``closed``: so many connections, each sends its next request when the last was answered, until so many
-requests are done. ``open``: requests arrive at a fixed rate whatever happens to those before them, and
-latency counts from the moment at which a request was due. Reads its plan (JSON) from the first
-argument, ends early when standard input says so, prints what happened (JSON).
+``closed``: so many connections; each sends its next request when the last was answered, until so
+many requests are done. ``open``: requests arrive at a fixed rate whatever happens to those before
+them, and latency counts from the moment at which a request was due. Reads its plan (JSON) from the
+first argument, ends early when standard input says so, prints what happened (JSON).
 
-What counts as a failure: a refused or broken connection, an answer cut short, no answer in time. An answer
-with any status is an answer. A connection that the server announced to close, or closed
+What counts as a failure: a refused or broken connection, an answer cut short, no answer in time. An
+answer with any status is an answer. A connection that the server announced to close, or closed
 between two requests, is simply opened again, as every client does.
 """
 
@@ -35,7 +35,7 @@ class Client(asyncio.Protocol):
         self.answers = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = cast("asyncio.Transport", transport)
 
     def ask(self, due: float) -> None:
         self.due = due

@@ -208,7 +208,7 @@ def rss_bytes(pid: int) -> int:
 
 def open_files(pid: int) -> int:
     """How many file descriptors a process has open."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def toml(

@@ -7,8 +7,6 @@ import signal
 from pathlib import Path
 
 import pytest
-
-from nexgate.testing import RawClient, wait_until
 from tests.scenarios.support import (
     Load,
     Origin,
@@ -20,6 +18,8 @@ from tests.scenarios.support import (
     toml,
     websocket,
 )
+
+from nexgate.testing import RawClient, wait_until
 
 
 @pytest.mark.parametrize("think", [0.0, 0.05], ids=["busy clients", "clients that pause"])

@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-from nexgate.testing import wait_until
 from tests.scenarios.support import (
     Load,
     Origin,
@@ -22,6 +20,8 @@ from tests.scenarios.support import (
     toml,
     websocket,
 )
+
+from nexgate.testing import wait_until
 
 
 def version(number: int, *urls: str, **options: object) -> str:
@@ -127,7 +127,8 @@ async def app(scope, receive, send):
         await receive()
         await send({{"type": "lifespan.shutdown.complete"}})
         return
-    await send({{"type": "http.response.start", "status": 200, "headers": [(b"x-version", b"{n}")]}})
+    fields = [(b"x-version", b"{n}")]
+    await send({{"type": "http.response.start", "status": 200, "headers": fields}})
     await send({{"type": "http.response.body"}})
 
 gateway.mount("/", app, name="app{n}")

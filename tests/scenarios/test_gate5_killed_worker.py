@@ -8,8 +8,9 @@ import signal
 import time
 from pathlib import Path
 
-from nexgate.testing import RawClient, wait_until
 from tests.scenarios.support import Load, Origin, Running, get, is_alive, show, toml
+
+from nexgate.testing import RawClient, wait_until
 
 
 async def test_gate5_kill_9_of_a_worker_fails_only_its_requests(tmp_path: Path) -> None:

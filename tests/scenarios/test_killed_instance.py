@@ -6,8 +6,9 @@ import asyncio
 import signal
 from pathlib import Path
 
-from nexgate.testing import RawClient, wait_until
 from tests.scenarios.support import Load, Origin, Running, get, show, toml
+
+from nexgate.testing import RawClient, wait_until
 
 
 async def test_killing_an_instance_under_load_loses_no_get(tmp_path: Path) -> None:

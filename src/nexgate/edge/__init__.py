@@ -2,7 +2,12 @@
 
 from nexgate.edge._asgi import AsgiEntry
 from nexgate.edge._listeners import listener_tls, open_listener, refresh_certificates
-from nexgate.edge._process import new_event_loop, tune_collector
+from nexgate.edge._process import (
+    affordable_connections,
+    allow_many_files,
+    new_event_loop,
+    tune_collector,
+)
 from nexgate.edge._server import Listener, Server
 from nexgate.edge._worker import EdgeLimits, EdgeState, EdgeTimeouts
 
@@ -13,6 +18,8 @@ __all__ = [
     "EdgeTimeouts",
     "Listener",
     "Server",
+    "affordable_connections",
+    "allow_many_files",
     "listener_tls",
     "new_event_loop",
     "open_listener",

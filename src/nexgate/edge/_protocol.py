@@ -146,8 +146,12 @@ class EdgeConnection(asyncio.Protocol, Timed):
         if isinstance(peer, tuple):
             self.peer = self.client = peer[0]
         if not self.edge.admit(self):
-            # Over max_connections: the cheapest honest answer, then gone.
-            self._refuse_connection()
+            # Over max_connections: the cheapest honest answer, then gone. Of a flood not even that:
+            # the moments for which refused connections linger must not cost what others need.
+            if self.edge.is_flooded:
+                self.transport.abort()
+            else:
+                self._refuse_connection()
             return
         self.wheel.set(self, self.loop.time() + self.edge.timeouts.head)
 
@@ -282,7 +286,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
                 self.flush()
             else:
                 self.transport.close()
-        elif state == _WAIT and self._eof:
+        elif (state == _WAIT and self._eof) or state == _TUNNEL:
             self.transport.abort()
 
     def start_drain(self) -> None:

@@ -120,6 +120,11 @@ class EdgeState:
         self.connections.add(connection)
         return len(self.connections) <= self.limits.max_connections
 
+    @property
+    def is_flooded(self) -> bool:
+        """So far over ``max_connections`` that refusing politely is too dear."""
+        return len(self.connections) > self.limits.max_connections * 5 // 4
+
     def forget(self, connection: EdgeConnection) -> None:
         self.connections.discard(connection)
         if self.draining and not self.connections:

@@ -10,6 +10,7 @@ ever locked.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import ssl
 from collections import deque
@@ -31,6 +32,10 @@ _log = logging.getLogger("nexgate.upstream")
 
 _BACKOFF_FIRST: Final = 0.25
 _BACKOFF_MAX: Final = 5.0
+_OURS: Final = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+)
+"""Why a connect fails on our side: the instance is not to blame and not to be avoided."""
 _MAX_HEADS: Final = 64
 _MAX_HEAD_REMEMBERED: Final = 2048
 
@@ -120,6 +125,7 @@ class InstanceState:
     __slots__ = (
         "__weakref__",
         "_backoff",
+        "_complained_at",
         "_connecting",
         "_idle",
         "_tasks",
@@ -195,6 +201,7 @@ class InstanceState:
         self.heads: dict[bytes, ResponseHead] = {}
         """Response heads read lately, by their bytes. Few: they are for answers that repeat."""
         self._backoff = 0.0
+        self._complained_at = 0.0
         self._connecting = 0
         self._idle: dict[UpstreamConnection, None] = {}
         self._waiting: deque[_Waiter] = deque()
@@ -326,18 +333,25 @@ class InstanceState:
             cause = Cause.UPSTREAM_TLS
             detail = error.reason or ""
             _log.warning("TLS with %s failed: %s", self.url, error)
-        except (OSError, ConnectionError) as error:
+        except OSError as error:
+            if error.errno in _OURS:
+                self._connecting -= 1
+                self._cannot_connect(error)
+                return
             cause = Cause.UPSTREAM_UNREACHABLE
             _log.debug("cannot connect to %s: %s", self.url, error)
         except asyncio.CancelledError:
             self._connecting -= 1
             raise
         else:
-            self._connecting -= 1
             self.connections += 1
-            self.reached()
-            self._offer(connection, self.loop.time())
-            return
+            if connection.is_usable:
+                self._connecting -= 1
+                self.reached()
+                self._offer(connection, self.loop.time())
+                return
+            # It was closed, or spoke unasked, before we could use it: worth no request.
+            cause = Cause.UPSTREAM_UNREACHABLE
         self._connecting -= 1
         self.not_reached()
         self._connect_failed(cause, detail)
@@ -385,6 +399,18 @@ class InstanceState:
             exchange.attempt_refused(self, cause, detail)
             exchange.down.flush()
         self._settle()
+
+    def _cannot_connect(self, error: OSError) -> None:
+        """We are out of file descriptors, ports or memory: the client is told to come back."""
+        exchange = self._next_waiting()
+        if exchange is not None:
+            self.finished(exchange)
+            exchange.on_failed(Cause.OVERLOADED, "the gateway is at its limit", 1.0)
+            exchange.down.flush()
+        now = self.loop.time()
+        if now > self._complained_at + 1.0:
+            self._complained_at = now
+            _log.warning("cannot open a connection to %s: %s", self.url, error.strerror)
 
     def _next_waiting(self) -> Exchange | None:
         """The first in the queue that still wants a connection from here."""
