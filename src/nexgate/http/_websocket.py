@@ -3,7 +3,7 @@
 A WebSocket between a client and a service passes through as bytes (``edge/_tunnel.py``). Only
 where one side is ASGI must frames become messages. The framing is ``wsproto``'s; this module adds
 what a gateway owes on top of it: handshakes held to RFC 6455 §4, messages put together under a
-limit, at most one pong owed at a time, and close codes that may go on the wire. Sans-IO like the
+limit, a bound on the pongs that are owed, and close codes that may go on the wire. Sans-IO like the
 rest of the package.
 
 No extension is ever negotiated: compression would cost each connection a window of memory, and
@@ -16,6 +16,7 @@ import base64
 import hashlib
 import re
 import secrets
+from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -44,6 +45,7 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 # base64 of 16 bytes; the last letter before the padding carries two bits that must be zero.
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==").fullmatch
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_MAX_PONGS: Final = 64
 # Reserved for reporting, never sent (RFC 6455 §7.4.1): no status, cut off, TLS failure.
 _NEVER_SENT: Final = frozenset((1004, 1005, 1006, 1015))
 
@@ -114,10 +116,10 @@ class WebSocketCodec:
     ``feed`` returns the complete messages (``str`` or ``bytes``) and, at the end, a
     ``WebSocketClosed``. Whatever must be sent in response waits in ``take_output``: call it after
     each ``feed``, and again when the peer can take data once more. A peer that pings without
-    reading is owed one pong, not all of them (RFC 6455 §5.5.3).
+    reading is owed the latest pongs, not all of them (RFC 6455 §5.5.3 would allow just one).
     """
 
-    __slots__ = ("_answer", "_connection", "_is_over", "_max_bytes", "_parts", "_ping", "_size")
+    __slots__ = ("_answer", "_connection", "_is_over", "_max_bytes", "_parts", "_pings", "_size")
 
     def __init__(
         self, role: Literal["client", "server"], *, max_message_bytes: int = MAX_MESSAGE_BYTES
@@ -129,7 +131,7 @@ class WebSocketCodec:
         self._parts: list[str] | list[bytes] = []
         self._size = 0
         self._answer = bytearray()
-        self._ping: bytes | None = None
+        self._pings: deque[bytes] = deque(maxlen=_MAX_PONGS)
         self._is_over = False
 
     @property
@@ -159,7 +161,7 @@ class WebSocketCodec:
                     found.append(self._fail(1009, text))
                     break
             elif isinstance(event, Ping):
-                self._ping = bytes(event.payload)
+                self._pings.append(bytes(event.payload))
             elif isinstance(event, CloseConnection):
                 found.append(self._closed(event))
                 break
@@ -211,15 +213,14 @@ class WebSocketCodec:
 
     def take_output(self) -> bytes:
         """Pong and Close frames that are due."""
-        out = b""
-        ping = self._ping
-        if ping is not None:
-            self._ping = None
-            if self.can_send:
-                out = bytes(self._connection.send(Pong(ping)))
+        out = bytearray()
+        if self.can_send:
+            for ping in self._pings:
+                out += self._connection.send(Pong(ping))
+        self._pings.clear()
         out += self._answer
         self._answer.clear()
-        return out
+        return bytes(out)
 
     def encode(self, data: str | bytes) -> bytes:
         """The frame of one message. Call only while ``can_send``."""

@@ -12,6 +12,7 @@ from tests.unit.asgi.serving import answer, edge_for, only_http, read_body
 
 from nexgate.errors import Cause
 from nexgate.exchange import Exchange, Hook, Response
+from nexgate.policies.rewrite import strip_prefix
 from nexgate.testing import RawClient, wait_until
 from nexgate.upstream import UpstreamTimeouts
 
@@ -65,6 +66,31 @@ async def test_the_scope_tells_what_a_service_would_be_told() -> None:
         (b"via", b"1.1 nexgate"),
         (b"x-request-id", request_id),
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "root", "path", "raw"),
+    [
+        ({}, "/sh op", "/sh op/a b", b"/sh%20op/a%20b"),
+        ({"root_path": ""}, "", "/a b", b"/a%20b"),
+        ({"root_path": "/x"}, "/x", "/x/a b", b"/x/a%20b"),
+    ],
+)
+async def test_a_prefix_that_the_route_takes_off_is_the_root_path(
+    options: Any, root: str, path: str, raw: bytes
+) -> None:
+    seen: list[Any] = []
+
+    @only_http
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope)
+        await answer(send)
+
+    prepare = strip_prefix("/sh%20op")
+    async with edge_for(app, prepare=prepare, **options) as edge:
+        await edge.get("/sh%20op/a%20b", "X-Forwarded-Prefix: /evil")
+    assert (seen[0]["root_path"], seen[0]["path"], seen[0]["raw_path"]) == (root, path, raw)
+    assert dict(seen[0]["headers"])[b"x-forwarded-prefix"] == b"/sh%20op"
 
 
 async def test_a_root_path_is_put_in_front_of_the_path() -> None:

@@ -114,12 +114,18 @@ def test_fragments_with_a_ping_between_make_one_message_and_one_pong() -> None:
     assert server.take_output() == b"\x8a\x01?"
 
 
-def test_of_many_pings_only_the_latest_is_answered() -> None:
+def test_pings_are_answered_in_order() -> None:
+    _, server = pair()
+    assert server.feed(masked(0x89, b"a") + masked(0x89, b"b")) == []
+    assert server.take_output() == b"\x8a\x01a\x8a\x01b"
+    assert server.take_output() == b""
+
+
+def test_of_too_many_pings_at_once_the_latest_are_answered() -> None:
     _, server = pair()
     for n in range(1000):
-        assert server.feed(masked(0x89, b"%d" % n)) == []
-    assert server.take_output() == b"\x8a\x03999"
-    assert server.take_output() == b""
+        assert server.feed(masked(0x89, b"%03d" % n)) == []
+    assert server.take_output() == b"".join(b"\x8a\x03%03d" % n for n in range(936, 1000))
 
 
 @pytest.mark.parametrize("kind", [b"x" * 101, "x" * 101, "ü" * 51])

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from nexgate.clock import Wheel
 from nexgate.edge._asgi._downstream import AsgiDownstream, HttpDownstream
-from nexgate.edge._asgi._head import Mounted, mounted_path, read_head, read_target
+from nexgate.edge._asgi._head import mounted_path, read_head, read_target
 from nexgate.edge._asgi._outbox import Message, Receive, Send
 from nexgate.edge._asgi._websocket import HANDSHAKE_FIELDS, WebSocketDownstream
 from nexgate.edge._worker import EdgeTimeouts, ExchangeLog
@@ -130,7 +130,10 @@ class AsgiEntry:
         exchange, plan = edge.snapshot.open(
             down, name, path, query, head, down, scheme, edge.next_id(), edge.loop.time()
         )
-        _tell_prefix(exchange, mounted, edge.snapshot)
+        if mounted.prefix:
+            line = b"X-Forwarded-Prefix: " + quote(mounted.prefix).encode()
+            base = exchange.forward_base
+            exchange.forward_base = b"%b\r\n%b" % (base, line) if base else line
         return exchange, plan
 
     async def _refuse(self, down: AsgiDownstream, refused: Refused) -> None:
@@ -142,7 +145,10 @@ class AsgiEntry:
         cause = refused.cause
         content_type, body = problem_content(cause, refused.detail, request_id, [])
         down.send_problem(cause.status, content_type, body)
-        await down.outbox.run(edge.timeouts.write)
+        try:
+            await down.outbox.run(edge.timeouts.write)
+        except OSError:
+            pass  # the client did not wait for it
 
     def __repr__(self) -> str:
         return f"<AsgiEntry exchanges={self.edge.total_exchanges}>"
@@ -156,10 +162,3 @@ def _set_content(head: RequestHead, first: Message) -> None:
     elif body:
         head.content_length = len(body)
         head.has_body = True
-
-
-def _tell_prefix(exchange: Exchange, mounted: Mounted, snapshot: Snapshot) -> None:
-    if mounted.prefix and snapshot.forwarded.mode in ("x-forwarded", "both"):
-        line = b"X-Forwarded-Prefix: " + quote(mounted.prefix).encode()
-        base = exchange.forward_base
-        exchange.forward_base = b"%b\r\n%b" % (base, line) if base else line

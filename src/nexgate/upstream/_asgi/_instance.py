@@ -32,10 +32,9 @@ class AsgiInstance:
     Interchangeable with ``InstanceState``: the same attributes, the same life. Call ``startup``
     before the first exchange and ``aclose`` after the last; both per worker.
 
-    ``root_path`` is where the application appears to be mounted, for one that builds links. It is
-    put in front of the path that the route forwards (as ``uvicorn --root-path`` does): with a route
-    that strips ``/shop``, ``root_path="/shop"`` gives the application the whole path back, and
-    Starlette, FastAPI, Litestar and Nexios take ``root_path`` off again when they match.
+    A route that strips a prefix mounts the application there: it is told as ``root_path``, and the
+    path is whole again, as ASGI has it. Starlette, FastAPI, Litestar and Nexios take ``root_path``
+    off when they match and put it in front of the links they build.
     """
 
     def __init__(
@@ -46,10 +45,13 @@ class AsgiInstance:
         *,
         service: str,
         on_change: Callable[[], None] = _do_nothing,
-        root_path: str = "",
+        root_path: str | None = None,
         shutdown_timeout: float = 10.0,
     ) -> None:
         """``url`` names the application in logs and in the service, such as ``asgi:shop.app:app``.
+
+        ``root_path`` stands in for the prefix that the route has stripped, when another proxy in
+        front of the gateway stripped more (as ``uvicorn --root-path`` does); empty for none.
 
         ``shutdown_timeout``: seconds for background work to end in ``aclose``, and again for the
         application's own shutdown.
@@ -64,7 +66,7 @@ class AsgiInstance:
         self.identity = (service, url)
         self.on_change = on_change
         """Called when the instance becomes available or unavailable."""
-        self.root_path = root_path.rstrip("/")
+        self.root_path = root_path.rstrip("/") if root_path is not None else None
         self.shutdown_timeout = shutdown_timeout
         self.weight = 1.0
         self.zone: str | None = None

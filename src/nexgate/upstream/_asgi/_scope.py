@@ -32,9 +32,9 @@ _NOT_FOR_APPS: Final = frozenset(
 
 
 def http_scope(
-    exchange: Exchange, root_path: str, host: bytes | None, drop: int, state: dict[str, Any]
+    exchange: Exchange, root_path: str | None, host: bytes | None, drop: int, state: dict[str, Any]
 ) -> Scope:
-    """The ``http`` scope. ``root_path`` is what was in front of the exchange's path outside."""
+    """The ``http`` scope; ``root_path`` as in ``AsgiInstance``."""
     extensions: dict[str, Any] = {}
     if exchange.head.te_trailers:
         extensions["http.response.trailers"] = {}
@@ -50,7 +50,7 @@ def http_scope(
 def websocket_scope(
     exchange: Exchange,
     subprotocols: list[str],
-    root_path: str,
+    root_path: str | None,
     host: bytes | None,
     drop: int,
     state: dict[str, Any],
@@ -66,26 +66,40 @@ def websocket_scope(
 def _common(
     exchange: Exchange,
     scheme: str,
-    root_path: str,
+    root_path: str | None,
     host: bytes | None,
     drop: int,
     state: dict[str, Any],
 ) -> Scope:
     path = exchange.path
+    prefix = _prefix_taken_off(exchange) if root_path is None else quote(root_path).encode()
+    root = unquote(prefix.decode("latin-1"))
     return {
         "asgi": VERSIONS.copy(),
         "http_version": "1.0" if exchange.head.http10 else "1.1",
         "scheme": scheme,
         # The path includes root_path, which frameworks take off again (ASGI: "path").
-        "path": root_path + unquote(path.decode("ascii")),
-        "raw_path": quote(root_path).encode() + path,
+        "path": root + unquote(path.decode("ascii")),
+        "raw_path": prefix + path,
         "query_string": exchange.query,
-        "root_path": root_path,
+        "root_path": root,
         "headers": _headers(exchange, host, drop),
         "client": (exchange.client, 0) if exchange.client else None,
         "server": _server(exchange),
         "state": state.copy(),
     }
+
+
+def _prefix_taken_off(exchange: Exchange) -> bytes:
+    """What the route took off the path, and what a server that mounted us took off before.
+
+    Both are told to services in X-Forwarded-Prefix; what a client says there is dropped.
+    """
+    base = exchange.forward_base
+    if b"X-Forwarded-Prefix: " not in base:
+        return b""
+    lines = base.split(b"\r\n")
+    return b"".join(line[20:] for line in lines if line.startswith(b"X-Forwarded-Prefix: "))
 
 
 def _headers(exchange: Exchange, host: bytes | None, drop: int) -> list[tuple[bytes, bytes]]:
