@@ -76,7 +76,16 @@ class Tunnel:
     reloads.
     """
 
-    __slots__ = ("_frames", "_is_closing", "_near", "exchange", "far", "is_websocket")
+    __slots__ = (
+        "_far_ended",
+        "_frames",
+        "_is_closing",
+        "_near",
+        "_near_ended",
+        "exchange",
+        "far",
+        "is_websocket",
+    )
 
     def __init__(
         self, near: EdgeConnection, exchange: Exchange, far: TunnelEnd, *, is_websocket: bool
@@ -87,11 +96,15 @@ class Tunnel:
         self.is_websocket = is_websocket
         self._frames = FrameTracker() if is_websocket else None
         self._is_closing = False
+        self._near_ended = False
+        self._far_ended = False
 
     # ---- called by the client's connection
 
     def from_client(self, data: bytes) -> None:
         self.exchange.bytes_in += len(data)
+        if self._far_ended:
+            self._limit_half_open()
         if self.far is not None:
             self.far.tunnel_data(data)
 
@@ -99,8 +112,18 @@ class Tunnel:
         """Whether to keep our side open: the service may still have something to say."""
         if self.far is None or self._near is None:
             return False
+        self._near_ended = True
         self.far.tunnel_eof()
-        return self._near._scheme == "http"
+        if self._far_ended or self._near._scheme != "http":
+            return False  # both have said all they had to say
+        self._limit_half_open()
+        return True
+
+    def _limit_half_open(self) -> None:
+        """One direction has ended: the other may go on, but not for ever in silence."""
+        near = self._near
+        if near is not None:
+            near.wheel.set(near, near.loop.time() + near.edge.timeouts.idle)
 
     def client_full(self) -> None:
         if self.far is not None:
@@ -127,16 +150,20 @@ class Tunnel:
         self.exchange.bytes_out += len(data)
         if self._frames is not None:
             self._frames.feed(data)
+        if self._near_ended:
+            self._limit_half_open()
         near.transport.write(data)
 
     def tunnel_eof(self) -> None:
         near = self._near
         if near is None:
             return
-        if near._eof or not near.transport.can_write_eof():
+        self._far_ended = True
+        if self._near_ended or not near.transport.can_write_eof():
             near.transport.close()
         else:
             near.transport.write_eof()
+            self._limit_half_open()
 
     def tunnel_lost(self) -> None:
         self.far = None
