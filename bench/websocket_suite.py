@@ -1,7 +1,7 @@
 """``python -m bench.websocket_suite``: all 517 Autobahn cases, without the gateway and through it.
 
-The server is aiohttp's, with compression. Takes a few minutes. Exits with 1 when a case fails through the
-gateway that passes without it.
+The server is aiohttp's, with compression. Takes a few minutes. Exits with 1 when a case fails
+through the gateway that passes without it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,13 @@ from nexgate.edge import EdgeLimits, EdgeState, EdgeTimeouts, affordable_connect
 from nexgate.errors import ConfigError
 from nexgate.exchange import Handler, Hook, Plan
 from nexgate.gateway_config import GatewayConfig, RouteConfig
-from nexgate.http import ForwardedRules, HeadLimits, Kind, TrustedProxies
+from nexgate.http import (
+    ForwardedRules,
+    HeadLimits,
+    Kind,
+    TrustedProxies,
+    register_request_id_field,
+)
 from nexgate.policies.answer import Answer, Redirect
 from nexgate.policies.filters import Filter
 from nexgate.policies.headers import request_hook, response_hook
@@ -325,6 +331,7 @@ class Runtime:
             for instance in fresh:
                 await instance.aclose()
             raise
+        register_request_id_field(config.gateway.request_id.header.encode())
         # From here on nothing awaits: the swap is one step for every request.
         retired: list[Any] = []
         for service, service_config, instances in planned:

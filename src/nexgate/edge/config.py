@@ -318,7 +318,7 @@ class RequestIdConfig(Section):
     """The identifier that follows a request through logs and services."""
 
     header: FieldName = "X-Request-Id"
-    """The field that carries it to the service and back to the client."""
+    """The field that carries it to the service. Problems and the access log have it too."""
 
     trust: Flag = False
     """Whether a client's own identifier is kept. Off, everyone gets a new one: a client could

@@ -4,7 +4,13 @@ Nothing here does I/O or knows about sockets; ``edge`` and ``upstream`` feed it 
 """
 
 from nexgate.http._body import ChunkedDecoder, encode_chunk, encode_last_chunk
-from nexgate.http._fields import Field, Headers, Kind, make_field
+from nexgate.http._fields import (
+    Field,
+    Headers,
+    Kind,
+    make_field,
+    register_request_id_field,
+)
 from nexgate.http._forwarded import ForwardedRules, TrustedProxies
 from nexgate.http._head import (
     HeadLimits,
@@ -37,6 +43,7 @@ __all__ = [
     "parse_request_line",
     "parse_response_head",
     "reason_phrase",
+    "register_request_id_field",
     "resolve_target",
     "split_target",
 ]

@@ -1,7 +1,7 @@
 """The Autobahn suite: through the gateway not one case fails more than without it.
 
-Here everything but the cases that measure speed and compression, which take a pure-Python echo server
-many minutes. All 517, with a quicker one, are in ``python -m bench.websocket_suite``.
+Here everything but the cases that measure speed and compression, which take a pure-Python echo
+server many minutes. All 517, with a quicker one, are in ``python -m bench.websocket_suite``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.conftest import in_front_of
 
 SAMPLE = ["1.1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.1.1", "9.2.1", "10.*", "12.1.1"]

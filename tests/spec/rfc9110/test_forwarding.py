@@ -218,6 +218,15 @@ async def test_request_ids_are_new_unique_and_not_the_clients(
     assert len({i[0] for i in ids}) == 3
 
 
+async def test_the_id_may_travel_in_another_field(upstream: RecordingUpstream) -> None:
+    section = {"request_id": "X-Trace"}
+    async with in_front_of(upstream.url, section) as served, RawClient(served.url) as client:
+        await client.request(b"GET / HTTP/1.1\r\nHost: a\r\nX-Trace: forged\r\n\r\n")
+    values = upstream.last.values("x-trace")
+    assert len(values) == 1
+    assert values != ["forged"]
+
+
 async def test_a_trusted_request_id_is_kept_unless_it_is_odd(upstream: RecordingUpstream) -> None:
     section = {"request_id": {"trust": True}}
     async with in_front_of(upstream.url, section) as served, RawClient(served.url) as client:
