@@ -36,6 +36,7 @@ COLUMNS = [
     ("cpu_s", "CPU s", 2),
     ("rss_mib", "RSS MiB", 0),
 ]
+QUIET_PERCENT = 80  # of a core, in the scenario "small"
 # What the ratios compare; the first that a scenario has.
 COMPARED = ["cpu_us", "idle_kib", "cpu_s", "p99_ms"]
 BASELINES = ["nginx", "envoy"]
@@ -119,8 +120,31 @@ def _ratio(one: Measurement, all_of_them: list[Measurement], metric: str, baseli
     return "-"
 
 
+def disturbance(results: Sequence[Measurement]) -> str | None:
+    """Say so if other work kept the machine busy: its core share shows it, whoever is ahead.
+
+    Under a load that waits for nothing a proxy fills its core, unless the load generator or the
+    proxy itself has to share with strangers.
+    """
+    shares = {
+        m.peer: m.metrics["core_percent"]
+        for m in results
+        if m.scenario == "small" and "core_percent" in m.metrics
+    }
+    lowest = min(shares, key=lambda peer: shares[peer], default=None)
+    if lowest is None or shares[lowest] >= QUIET_PERCENT:
+        return None
+    return (
+        f"**This run was disturbed**: under full load {lowest} kept only {shares[lowest]:.0f} % of "
+        "its core busy. Latencies and rates say nothing here, and CPU per request is too high for "
+        "everyone. Repeat it on a quiet machine."
+    )
+
+
 def print_run(run: Run, console: Console) -> None:
     """Print every sheet and the verdicts."""
+    if warning := disturbance(run.results):
+        console.print(warning.replace("**", ""), style="yellow", highlight=False)
     for sheet in sheets(run.results):
         table = Table(title=sheet.title, title_justify="left")
         for number, head in enumerate(sheet.heads):
@@ -165,6 +189,7 @@ def update_page(run: Run) -> None:
         f"Command: `{run.command}` ({run.rounds} rounds of {run.seconds:g} s, medians).",
         "Versions: " + ", ".join(f"{name} {v}" for name, v in run.versions.items()) + ".",
         f"Upstream: {run.origin}. Source: {run.revision}.",
+        *(["", warning] if (warning := disturbance(run.results)) else []),
         "",
         "### Numbers to hold",
         "",
