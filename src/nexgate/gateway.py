@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -326,6 +327,10 @@ def load(path: Path | str, env: Mapping[str, str] | None = None) -> Gateway:
 
 def load_source(text: str, path: Path, env: Mapping[str, str] | None = None) -> Gateway:
     """The same for a text that was read before, so that every worker takes the same version."""
+    # "package.module:name" is found beside the file, wherever the program was started.
+    folder = str(path.absolute().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     if path.suffix != ".py":
         return Gateway.from_config(
             load_text(text, filename=str(path), env=os.environ if env is None else env)

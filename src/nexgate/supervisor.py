@@ -680,7 +680,7 @@ def _examine(text: str, path: Path, overrides: Overrides) -> bytes:
                 {"address": str(e.parsed), "tls": e.tls is not None, "trusted": e.trusted}
                 for e in section.listen
             ],
-            "workers": len(os.sched_getaffinity(0)) if workers == "auto" else workers,
+            "workers": _processors() if workers == "auto" else workers,
             "reload": section.reload,
             "drain": section.timeouts.drain,
             "log_level": section.log_level,
@@ -689,6 +689,13 @@ def _examine(text: str, path: Path, overrides: Overrides) -> bytes:
             "routes": len(config.routes),
         }
     ).encode()
+
+
+def _processors() -> int:
+    """How many this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _count(number: int, noun: str) -> str:

@@ -55,14 +55,22 @@ def source(path: Path | None) -> Path:
 
 def examine_file(path: Path) -> Report[GatewayConfig]:
     """Read a file and report everything about it. For ``.py``, this runs it."""
-    from nexgate.config import InvalidConfig, Report, read_text
+    from nexgate.config import InvalidConfig, Problem, Report, read_text
+    from nexgate.errors import ConfigError
     from nexgate.gateway_config import check_text
+
+    from nexgate.cli._backend import load_gateway
 
     try:
         if path.suffix == ".toml":
-            return check_text(read_text(path), filename=str(path), env=os.environ)
-        from nexgate.cli._backend import load_gateway
-
-        return Report(load_gateway(path).config, ())
+            report = check_text(read_text(path), filename=str(path), env=os.environ)
+            if report.config is None:
+                return report
+        gateway = load_gateway(path)
+        gateway.build()
     except InvalidConfig as invalid:
         return Report(None, invalid.problems)
+    except ConfigError as error:
+        # What only compiling finds: a filter or an application that cannot be imported.
+        return Report(None, (Problem(path="", message=str(error), file=str(path)),))
+    return Report(gateway.config, report.problems if path.suffix == ".toml" else ())
