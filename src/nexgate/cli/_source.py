@@ -55,11 +55,10 @@ def source(path: Path | None) -> Path:
 
 def examine_file(path: Path) -> Report[GatewayConfig]:
     """Read a file and report everything about it. For ``.py``, this runs it."""
+    from nexgate.cli._backend import load_gateway
     from nexgate.config import InvalidConfig, Problem, Report, read_text
     from nexgate.errors import ConfigError
     from nexgate.gateway_config import check_text
-
-    from nexgate.cli._backend import load_gateway
 
     try:
         if path.suffix == ".toml":
