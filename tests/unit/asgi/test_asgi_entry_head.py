@@ -40,10 +40,13 @@ LIMITS = HeadLimits()
         ("/", "/api", b"/api", ("/api", b"/")),
         # Litestar: and root_path does not say so
         ("/x", "", b"/api/x", ("/api", b"/x")),
+        ("/x/", "", b"/api/x", ("/api", b"/x")),
+        ("/x/", "", b"/api/x/", ("/api", b"/x/")),
         # a server that leaves the query in
         ("/x", "", b"/x?y=/z", ("", b"/x")),
         # a middleware has rewritten the path
         ("/new", "", b"/old", ("", b"/new")),
+        ("/x/", "", b"/x", ("", b"/x/")),
         ("/api/new", "/api", b"/api/old", ("/api", b"/new")),
     ],
 )

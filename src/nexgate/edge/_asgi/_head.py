@@ -48,8 +48,9 @@ def mounted_path(scope: Any) -> Mounted:
     Litestar                       ``/x``       empty
     =============================  ===========  =============
 
-    ``raw_path`` is the whole path in all of them, so it tells which one it is. When it fits none, a
-    middleware has rewritten ``path``: then ``path`` is what the application meant.
+    ``raw_path`` is the whole path in all of them, so it tells which one it is. (Litestar also adds
+    a slash at the end, which the client has not sent and the service does not get.) When it fits
+    none, a middleware has rewritten ``path``: then ``path`` is what the application meant.
     """
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
@@ -61,9 +62,9 @@ def mounted_path(scope: Any) -> Mounted:
             if not _is_below(path, root):
                 return Mounted("", raw)
             return Mounted(root, _without_prefix(raw, root))
-        if path.startswith("/") and whole.endswith(path):
-            prefix = whole[: -len(path)]
-            return Mounted(prefix, _without_prefix(raw, prefix))
+        for end in (path, path.removesuffix("/")):
+            if end.startswith("/") and whole.endswith(end) and (prefix := whole[: -len(end)]):
+                return Mounted(prefix, _without_prefix(raw, prefix))
     if _is_below(path, root):
         path = path[len(root) :]
     return Mounted(root, quote(path, safe=_SAFE_IN_PATH).encode() or b"/")
