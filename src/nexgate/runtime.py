@@ -65,6 +65,7 @@ from nexgate.upstream.balancer import (
     ConsistentHash,
     LeastRequests,
     PeakEwma,
+    PeakLatency,
     RoundRobin,
     StickyCookie,
     WeightedRandom,
@@ -397,7 +398,10 @@ class Runtime:
         for each, instance in zip(config.instances, instances, strict=True):
             instance.weight = float(each.weight)
             instance.zone = each.zone
-            instance.measures_latency = config.balancer.kind == "ewma"
+            if config.balancer.kind != "ewma":
+                instance.latency = None
+            elif instance.latency is None or service.balancer_config != config.balancer:
+                instance.latency = PeakLatency(config.balancer.decay)
             instance.on_response = _sticky(service, instance) if sticky else None
             if isinstance(instance, AsgiInstance):
                 continue

@@ -3,6 +3,7 @@
 from nexgate.edge._asgi import AsgiEntry
 from nexgate.edge._listeners import listener_tls, open_listener, refresh_certificates
 from nexgate.edge._process import (
+    MemoryReturn,
     affordable_connections,
     allow_many_files,
     new_event_loop,
@@ -17,6 +18,7 @@ __all__ = [
     "EdgeState",
     "EdgeTimeouts",
     "Listener",
+    "MemoryReturn",
     "Server",
     "affordable_connections",
     "allow_many_files",

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import sys
+from pathlib import Path
 from typing import Final
 
-__all__ = ["affordable_connections", "allow_many_files", "new_event_loop", "tune_collector"]
+__all__ = [
+    "MemoryReturn",
+    "affordable_connections",
+    "allow_many_files",
+    "new_event_loop",
+    "tune_collector",
+]
 
 _OTHER_FILES: Final = 64
 """Listeners, logs, the event loop, the control socket, modules being imported."""
@@ -48,6 +56,47 @@ def affordable_connections() -> int:
     if soft == resource.RLIM_INFINITY:
         return sys.maxsize
     return max(1, (soft - _OTHER_FILES) // 2)
+
+
+class MemoryReturn:
+    """Gives freed memory back to the operating system, with glibc; nothing elsewhere.
+
+    A crowd of large messages leaves the heap full of holes that glibc keeps for ever: 100 clients
+    that do not read their answers cost 25 MiB long after they are gone. Looking costs 20 µs every
+    few seconds, giving back a millisecond, and that only when the process has grown since.
+    """
+
+    _EVERY: Final = 3.0
+    _WORTH_PAGES: Final = 2048  # 8 MiB
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._least = 0
+        try:
+            self._trim = ctypes.CDLL(None).malloc_trim
+            self._least = self._pages()
+        except (AttributeError, OSError, TypeError):
+            return  # another C library, or no /proc
+        self._handle = loop.call_later(self._EVERY, self._look)
+
+    @staticmethod
+    def _pages() -> int:
+        with Path("/proc/self/statm").open("rb") as file:
+            return int(file.read().split()[1])
+
+    def _look(self) -> None:
+        self._handle = self._loop.call_later(self._EVERY, self._look)
+        try:
+            if self._pages() > self._least + self._WORTH_PAGES:
+                self._trim(0)
+                self._least = self._pages()
+        except OSError:
+            pass  # no file descriptor left; next time
+
+    def stop(self) -> None:
+        """Call nothing any more."""
+        if self._least:
+            self._handle.cancel()
 
 
 def tune_collector() -> None:

@@ -716,7 +716,10 @@ class EdgeConnection(asyncio.Protocol, Timed):
         self.wheel.set(self, self.loop.time() + _LINGER_SECONDS)
 
     def exchange_ended(self, exchange: Exchange) -> None:
-        self.edge.on_exchange_ended(self, exchange)
+        edge = self.edge
+        edge.total_exchanges += 1
+        if edge.exchange_log is not None:
+            edge.exchange_log(exchange)
         if self.exchange is not exchange:
             return
         self.exchange = None

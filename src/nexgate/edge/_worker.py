@@ -148,7 +148,7 @@ class EdgeState:
                 head,
                 connection,
                 connection._scheme,
-                self.next_id(),
+                b"%b%x" % (self._prefix, next(self._counter)),  # next_id, without the call
                 self.loop.time(),
             )
         except Refused as refused:
@@ -162,11 +162,6 @@ class EdgeState:
             exchange.begin(plan)
         if connection._pending_head is not None:
             connection.flush()
-
-    def on_exchange_ended(self, connection: EdgeConnection, exchange: Exchange) -> None:
-        self.total_exchanges += 1
-        if self.exchange_log is not None:
-            self.exchange_log(exchange)
 
     def on_refused(self, connection: EdgeConnection, request_id: bytes, refused: Refused) -> None:
         self.refused += 1

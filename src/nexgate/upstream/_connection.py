@@ -312,7 +312,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if not head.keep_alive:
             self._keep_alive = False
         now = self.loop.time()
-        instance.answered(exchange, status, now - self.sent_at)
+        if instance._backoff or instance.latency is not None:
+            instance.answered(exchange, status, now - self.sent_at)
         if (
             head.content_length == len(data) - at
             and self._keep_alive

@@ -30,7 +30,9 @@ class Forward:
     def start(self, exchange: Exchange) -> None:
         if self.prepare is not None and exchange.tried is None and exchange.avoid is None:
             self.prepare(exchange)
-        instance = self.service.pick(exchange)
+        instance = self.service.only
+        if instance is None or exchange.tried is not None or exchange.avoid is not None:
+            instance = self.service.pick(exchange)
         if instance is not None:
             instance.start(exchange)
         elif exchange.cause is not None:

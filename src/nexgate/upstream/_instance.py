@@ -25,6 +25,7 @@ from nexgate.exchange import Exchange, Response
 from nexgate.http import Kind, ResponseHead
 from nexgate.upstream._connection import UpstreamConnection
 from nexgate.upstream._encode import DROP_ALWAYS, encode_request_head
+from nexgate.upstream.balancer import PeakLatency
 
 __all__ = ["Address", "InstanceState", "PoolLimits", "UpstreamTimeouts"]
 
@@ -134,17 +135,15 @@ class InstanceState:
         "address",
         "connections",
         "drop",
-        "ewma",
-        "ewma_at",
         "heads",
         "host",
         "identity",
         "is_healthy",
         "is_removed",
+        "latency",
         "limits",
         "loop",
         "max_response_head_bytes",
-        "measures_latency",
         "on_change",
         "on_response",
         "probe",
@@ -193,10 +192,8 @@ class InstanceState:
         self.active = 0
         self.connections = 0
         self.total_requests = 0
-        self.measures_latency = False
-        """Whether the balancer looks at ``ewma``."""
-        self.ewma = 0.0
-        self.ewma_at = 0.0
+        self.latency: PeakLatency | None = None
+        """Measured only when the balancer looks at it."""
         self.probe: Any = None
         self.heads: dict[bytes, ResponseHead] = {}
         """Response heads read lately, by their bytes. Few: they are for answers that repeat."""
@@ -219,7 +216,9 @@ class InstanceState:
         while idle and not exchange.was_retried:
             connection, _ = idle.popitem()  # the most recently used: the others may expire
             if connection.is_usable:
-                self._send(connection, exchange, self.loop.time())
+                host = self.host or exchange.head.authority or self.address.authority
+                head = encode_request_head(exchange, host, self.drop)
+                connection.start(exchange, head, self.loop.time())
                 return
         if len(self._waiting) - self._connecting >= self.limits.max_waiting:
             self.finished(exchange)
@@ -245,23 +244,9 @@ class InstanceState:
 
     def answered(self, exchange: Exchange, status: int, seconds: float) -> None:
         """A response head arrived after ``seconds``."""
-        self._backoff = 0.0
-        if self.unreachable_until:
-            self.unreachable_until = 0.0
-            self.on_change()
-        if not self.measures_latency:
-            return
-        # Peak EWMA (see balancer/_ewma.py): an answer that is no answer must not look fast.
-        if status >= 500:
-            seconds = max(seconds, 1.0)
-        now = self.loop.time()
-        age = now - self.ewma_at
-        self.ewma_at = now
-        if seconds > self.ewma:
-            self.ewma = seconds
-        else:
-            keep = 2.0 ** (-age / 10.0)
-            self.ewma = self.ewma * keep + seconds * (1.0 - keep)
+        self.reached()
+        if self.latency is not None:
+            self.latency.observe(status, seconds, self.loop.time())
 
     def remember_head(self, raw: bytes, head: ResponseHead) -> None:
         if len(raw) <= _MAX_HEAD_REMEMBERED and not head.flags & Kind.SECRET:
@@ -309,7 +294,16 @@ class InstanceState:
         if exchange.instance is self:
             exchange.instance = None
             self.active -= 1
-        self._offer(connection, now)
+        if self._waiting or self.is_removed or len(self._idle) >= self.limits.max_idle:
+            self._offer(connection, now)
+            return
+        # The common case of _offer, spelled out: nobody waits.
+        self._idle[connection] = None
+        deadline = now + self.limits.idle
+        if connection._slot >= 0 and connection._slot * TICK <= deadline:
+            connection.deadline = deadline
+        else:
+            self.wheel.set(connection, deadline)
 
     def _settle(self) -> None:
         """Open as many connections as there is demand for, within the limit."""
@@ -456,6 +450,7 @@ class InstanceState:
             self.on_change()
 
     def reached(self) -> None:
+        """It answers: as good as new."""
         self._backoff = 0.0
         if self.unreachable_until:
             self.unreachable_until = 0.0

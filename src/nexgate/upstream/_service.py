@@ -24,12 +24,14 @@ class ServiceState:
     connect, being right a lost request.
     """
 
-    __slots__ = ("_available", "_balancer", "balancer_config", "instances", "name")
+    __slots__ = ("_available", "_balancer", "balancer_config", "instances", "name", "only")
 
     def __init__(self, name: str, balancer: Balancer) -> None:
         self.name = name
         self.instances: dict[str, Any] = {}
         self._available: list[Any] = []
+        self.only: Any = None
+        """The one available instance, when there is just one: no balancer need be asked."""
         self._balancer = balancer
         self.balancer_config: Any = None
         """What the balancer was made from: equal means that it stays."""
@@ -62,6 +64,7 @@ class ServiceState:
         if not available:
             available = [i for i in everyone if i.is_healthy]
         self._available = available
+        self.only = available[0] if len(available) == 1 else None
         self._balancer.rebuild(everyone, available)
 
     def pick(self, exchange: Exchange) -> Any:

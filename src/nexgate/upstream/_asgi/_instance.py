@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from nexgate.clock import Wheel, wheel_of
 from nexgate.exchange import Exchange, Response
@@ -16,10 +16,9 @@ from nexgate.upstream._asgi._scope import AsgiApp, http_scope
 from nexgate.upstream._asgi._websocket import asks_for_websocket, start_websocket
 from nexgate.upstream._encode import DROP_ALWAYS
 from nexgate.upstream._instance import UpstreamTimeouts
+from nexgate.upstream.balancer import PeakLatency
 
 __all__ = ["AsgiInstance"]
-
-_HALF_LIFE: Final = 10.0
 
 
 def _do_nothing() -> None:
@@ -84,10 +83,8 @@ class AsgiInstance:
         self.is_removed = False
         self.active = 0
         self.total_requests = 0
-        self.measures_latency = False
-        """Whether the balancer looks at ``ewma``."""
-        self.ewma = 0.0
-        self.ewma_at = 0.0
+        self.latency: PeakLatency | None = None
+        """Measured only when the balancer looks at it."""
         self.probe: Any = None
         self.state: dict[str, Any] = {}
         """What the lifespan left for requests; each scope has a shallow copy."""
@@ -151,19 +148,9 @@ class AsgiInstance:
             self.active -= 1
 
     def answered(self, exchange: Exchange, status: int, seconds: float) -> None:
-        """A response began after ``seconds``: peak EWMA as in ``InstanceState.answered``."""
-        if not self.measures_latency:
-            return
-        if status >= 500:
-            seconds = max(seconds, 1.0)
-        now = self.loop.time()
-        age = now - self.ewma_at
-        self.ewma_at = now
-        if seconds > self.ewma:
-            self.ewma = seconds
-        else:
-            keep = 2.0 ** (-age / _HALF_LIFE)
-            self.ewma = self.ewma * keep + seconds * (1.0 - keep)
+        """A response began after ``seconds``."""
+        if self.latency is not None:
+            self.latency.observe(status, seconds, self.loop.time())
 
     # ---------------------------------------------------------------- availability
 

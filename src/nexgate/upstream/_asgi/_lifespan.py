@@ -70,16 +70,17 @@ class Lifespan:
         task = self._task
         if task is None:
             return
-        if self._is_supported and not task.done():
-            self._received.put_nowait({"type": "lifespan.shutdown"})
-            try:
+        try:
+            if self._is_supported and not task.done():
+                self._received.put_nowait({"type": "lifespan.shutdown"})
                 async with asyncio.timeout(limit):
                     await self._stopped.wait()
                     # What it does after its last message belongs to its shutdown too.
                     await asyncio.wait((task,))
-            except TimeoutError:
-                _log.warning("%s did not shut down within %g s", self._name, limit)
-        await self._end_task()
+        except TimeoutError:
+            _log.warning("%s did not shut down within %g s", self._name, limit)
+        finally:
+            await self._end_task()
 
     async def _end_task(self) -> None:
         task = self._task

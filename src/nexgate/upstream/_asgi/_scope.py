@@ -73,13 +73,13 @@ def _common(
 ) -> Scope:
     path = exchange.path
     prefix = _prefix_taken_off(exchange) if root_path is None else quote(root_path).encode()
-    root = unquote(prefix.decode("latin-1"))
+    root = unquote(prefix.decode("utf-8", "replace"))
     return {
         "asgi": VERSIONS.copy(),
         "http_version": "1.0" if exchange.head.http10 else "1.1",
         "scheme": scheme,
         # The path includes root_path, which frameworks take off again (ASGI: "path").
-        "path": root + unquote(path.decode("ascii")),
+        "path": root + unquote(path.decode("utf-8", "replace")),
         "raw_path": prefix + path,
         "query_string": exchange.query,
         "root_path": root,

@@ -3,6 +3,7 @@
 from nexgate.upstream.balancer._base import Balancer
 from nexgate.upstream.balancer._consistent_hash import ConsistentHash
 from nexgate.upstream.balancer._ewma import PeakEwma
+from nexgate.upstream.balancer._latency import PeakLatency
 from nexgate.upstream.balancer._least_requests import LeastRequests
 from nexgate.upstream.balancer._random import WeightedRandom
 from nexgate.upstream.balancer._round_robin import RoundRobin
@@ -13,6 +14,7 @@ __all__ = [
     "ConsistentHash",
     "LeastRequests",
     "PeakEwma",
+    "PeakLatency",
     "RoundRobin",
     "StickyCookie",
     "WeightedRandom",

@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 from nexgate.exchange import Exchange, Response
+from nexgate.upstream.balancer._latency import PeakLatency
 
 __all__ = ["Balanced", "Balancer", "Weights"]
 
@@ -17,8 +18,7 @@ class Balanced(Protocol):
     url: str
     weight: float
     active: int
-    ewma: float
-    ewma_at: float
+    latency: PeakLatency | None
 
     @property
     def is_available(self) -> bool: ...
@@ -32,7 +32,7 @@ class Balancer(Protocol):
     cookie) implement ``on_response``.
     """
 
-    def rebuild(self, instances: Sequence[Any], available: Sequence[Any]) -> None: ...
+    def rebuild(self, instances: Sequence[Balanced], available: Sequence[Balanced]) -> None: ...
 
     def pick(self, exchange: Exchange) -> Any: ...
 

@@ -14,6 +14,7 @@ from random import random
 from typing import Any, Final
 
 from nexgate.exchange import Exchange, Response
+from nexgate.upstream.balancer._latency import PeakLatency
 
 __all__ = ["PeakEwma"]
 
@@ -48,9 +49,9 @@ class PeakEwma:
 
 
 def _load(instance: Any) -> float:
-    ewma: float = instance.ewma
     active: int = instance.active
     weight: float = instance.weight
-    if not ewma:
+    latency: PeakLatency | None = instance.latency
+    if latency is None or not latency.seconds:
         return (_UNKNOWN + active if active else 0.0) / weight
-    return ewma * (active + 1) / weight
+    return latency.seconds * (active + 1) / weight
