@@ -6,12 +6,15 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 STAMP  := $(VENV)/.stamp
 
-.PHONY: demo test check format bench docs clean
+.PHONY: demo test test-quick check format bench docs clean
 
 demo: $(STAMP)-run      ## set up, then the gateway in front of three real services
 	@$(BIN)/nexgate demo $(ARGS)
 
-test: $(STAMP)-dev      ## set up, then every test
+test: test-quick        ## set up, then every test
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-quick: $(STAMP)-dev ## all but the long ones
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(STAMP)-dev     ## format, lint, strict types, import contracts
