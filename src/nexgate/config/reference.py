@@ -92,7 +92,7 @@ def _inner(annotation: Any) -> Iterator[tuple[str, type[Section]]]:
 def _section(place: _Place, first: dict[type[Section], str]) -> str:
     model = place.model
     kind = model.model_fields.get("kind")
-    variant = f' (kind = "{kind.default}")' if kind is not None else ""
+    variant = f", kind {kind.default}" if kind is not None else ""
     title = f"`{place.path}`{variant}" if place.path else "The file"
     schema = model.model_json_schema(by_alias=True)
     lines = [f"\n## {title}\n", _prose(model.__doc__ or ""), ""]
@@ -112,7 +112,7 @@ def _section(place: _Place, first: dict[type[Section], str]) -> str:
 
 def _anchor(path: str, model: type[Section]) -> str:
     kind = model.model_fields.get("kind")
-    title = f'{path} (kind = "{kind.default}")' if kind is not None else path
+    title = f"{path}, kind {kind.default}" if kind is not None else path
     return re.sub(r"[^a-z0-9_ -]", "", title.lower()).replace(" ", "-")
 
 
