@@ -15,6 +15,7 @@ from nexgate.exchange import Exchange, Hook, Response
 from nexgate.policies.rewrite import strip_prefix
 from nexgate.testing import RawClient, wait_until
 from nexgate.upstream import UpstreamTimeouts
+from nexgate.upstream.balancer import PeakLatency
 
 GET = b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n"
 
@@ -623,10 +624,9 @@ async def test_latency_is_measured_for_a_balancer_that_wants_it() -> None:
 
     async with edge_for(app) as edge:
         await edge.get()
-        assert edge.instance.ewma == 0.0
-        edge.instance.measures_latency = True
+        edge.instance.latency = PeakLatency(10.0)
         await edge.get()
-        assert 0.01 < edge.instance.ewma < 1.0
+        assert 0.01 < edge.instance.latency.seconds < 1.0
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:

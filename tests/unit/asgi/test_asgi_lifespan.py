@@ -116,6 +116,21 @@ async def test_a_shutdown_that_takes_too_long_is_cut_short(
     assert "asgi:shop.app:app did not shut down within 0.05 s" in caplog.text
 
 
+async def test_a_cancelled_shutdown_cancels_the_application() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await asyncio.sleep(60)
+
+    async with nothing_left():
+        instance = instance_of(app)
+        await instance.startup()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await instance.shutdown()
+
+
 @pytest.mark.parametrize("says_so", [True, False])
 async def test_a_failed_shutdown_is_logged_and_does_not_raise(
     says_so: bool, caplog: pytest.LogCaptureFixture
