@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nexgate.config import Overrides
 from nexgate.edge import (
     Listener,
+    MemoryReturn,
     Server,
     affordable_connections,
     allow_many_files,
@@ -117,6 +118,7 @@ class Worker:
         self._server = server = Server(runtime.edge, listeners)
         await server.start()
         tune_collector()
+        memory = MemoryReturn(loop)
         reader = loop.create_task(self._obey(self._control))
         await loop.sock_sendall(self._control, frame("ready"))
         await self._stop.wait()
@@ -124,6 +126,7 @@ class Worker:
         if not clean:
             _log.warning("drain limit reached: connections were cut")
         reader.cancel()
+        memory.stop()
         await runtime.aclose()
         self._flush_logs(AccessLog.flush)
 

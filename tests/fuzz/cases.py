@@ -109,11 +109,12 @@ def run_bytes(
             pass
         if random is not None:
             kind = random.random()
-            if kind < 0.02:
+            if kind < 0.02 and not transport.is_lost:
                 client.pause_writing()
                 while service.serve():
                     pass
-                client.resume_writing()
+                if not transport.is_lost:
+                    client.resume_writing()
                 world.loop.run()
             elif kind < 0.03:
                 world.loop.advance(random.choice((0.2, 15.0, 40.0, 100.0)))

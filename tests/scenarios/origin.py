@@ -125,8 +125,9 @@ def body_size(head: bytes, rest: bytes) -> int | None:
     """How long the body is, framing included; None while that cannot be told."""
     lower = head.lower()
     if b"transfer-encoding: chunked" in lower:
-        end = rest.find(b"0\r\n\r\n")
-        return None if end < 0 else end + 5
+        # Nothing follows the request, so its end is the end of what has arrived.
+        is_whole = b"\r\n0\r\n" in b"\r\n" + rest and rest.endswith(b"\r\n\r\n")
+        return len(rest) if is_whole else None
     at = lower.find(b"\r\ncontent-length: ")
     return int(lower[at + 18 :].split(b"\r\n")[0]) if at >= 0 else 0
 
