@@ -109,7 +109,10 @@ class Gateway:
         self._routes.append(said)
 
     def mount(self, prefix: str, app: Any, **options: Any) -> Service:
-        """Serve an ASGI application below ``prefix``; ``/`` takes what no other route takes."""
+        """Serve an ASGI application below ``prefix``; ``/`` takes what no other route takes.
+
+        The application sees ``prefix`` as its ``root_path``, so it need not know where it is.
+        """
         self._change()
         number = len(self._apps) + 1
         url = _MOUNTED.format(number)
@@ -117,6 +120,8 @@ class Gateway:
         name = options.pop("name", f"app{number}")
         service = self.service(name, url)
         base = prefix.rstrip("/")
+        if base:
+            options.setdefault("strip_prefix", True)
         self.route(f"{base}/*" if base else "/*", service, **options)
         return service
 

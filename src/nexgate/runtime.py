@@ -363,15 +363,18 @@ class Runtime:
         instances: list[Any] = []
         for each in config.instances:
             known = service.instances.get(each.url)
-            if known is not None:
-                instances.append(known)
-            elif each.scheme == "asgi":
+            if each.scheme == "asgi":
                 app = self.apps.get(each.url)
                 if app is None:
                     app = import_object(each.url.removeprefix("asgi:"))
+                if known is not None and known.app is app:
+                    instances.append(known)
+                    continue
                 made = AsgiInstance(app, each.url, self.loop, service=service.name)
                 fresh.append(made)
                 instances.append(made)
+            elif known is not None:
+                instances.append(known)
             else:
                 instances.append(
                     InstanceState(
@@ -403,22 +406,22 @@ class Runtime:
             elif instance.latency is None or service.balancer_config != config.balancer:
                 instance.latency = PeakLatency(config.balancer.decay)
             instance.on_response = _sticky(service, instance) if sticky else None
+            t = config.timeout
+            instance.timeouts = _timeouts(t.connect, t.first_byte, t.body)
+            instance.drop = drop
+            if config.host not in ("preserve", "instance"):
+                instance.host = config.host.encode()
+            else:
+                instance.host = None
             if isinstance(instance, AsgiInstance):
                 continue
+            if config.host == "instance":
+                instance.host = instance.address.authority
             pool = config.pool
             instance.limits = PoolLimits(
                 pool.max_connections, pool.max_idle, pool.idle, pool.max_waiting, pool.wait
             )
-            t = config.timeout
-            instance.timeouts = _timeouts(t.connect, t.first_byte, t.body)
             instance.max_response_head_bytes = config.max_response_head_bytes
-            instance.drop = drop
-            if config.host == "preserve":
-                instance.host = None
-            elif config.host == "instance":
-                instance.host = instance.address.authority
-            else:
-                instance.host = config.host.encode()
             if instance.address.tls:
                 if context is None:
                     context = _client_context(config)

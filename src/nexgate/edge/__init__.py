@@ -1,6 +1,6 @@
 """The client's side: listeners, connections, tunnels, workers."""
 
-from nexgate.edge._asgi import AsgiEntry
+from nexgate.edge._asgi import AsgiEntry, BrokenResponseError
 from nexgate.edge._listeners import listener_tls, open_listener, refresh_certificates
 from nexgate.edge._process import (
     MemoryReturn,
@@ -14,6 +14,7 @@ from nexgate.edge._worker import EdgeLimits, EdgeState, EdgeTimeouts
 
 __all__ = [
     "AsgiEntry",
+    "BrokenResponseError",
     "EdgeLimits",
     "EdgeState",
     "EdgeTimeouts",

@@ -602,14 +602,13 @@ class EdgeConnection(asyncio.Protocol, Timed):
         head = response.head
         named = head.named if head is not None else ()
         is_head = exchange.method == b"HEAD"
+        told = (is_head and status != 204) or status == 304  # RFC 9110 §8.6
         lines = [_status_line(status, response.reason)]
         for field in response.fields:
             kind = field[3]
             if kind & 257:  # Kind.HOP | Kind.ANSWER_HOP
                 # The length that the content would have: told where no content follows.
-                if not (
-                    field[0] == b"content-length" and body is None and (is_head or status == 304)
-                ):
+                if not (field[0] == b"content-length" and body is None and told):
                     continue
             if named and field[0] in named:
                 continue

@@ -167,9 +167,7 @@ class Tunnel:
 
     def tunnel_lost(self) -> None:
         self.far = None
-        near = self._near
-        if near is not None:
-            near.transport.close()
+        self._close_near()
 
     def tunnel_pause(self) -> None:
         if self._near is not None:
@@ -192,7 +190,14 @@ class Tunnel:
         if self._frames is not None and self._frames.is_between_frames:
             near.transport.write(_GOING_AWAY)
         self._is_closing = True
-        near.transport.close()
+        self._close_near()
+
+    def _close_near(self) -> None:
+        """Close when everything has been written, which a client that does not read may prevent."""
+        near = self._near
+        if near is not None:
+            near.transport.close()
+            near.wheel.set(near, near.loop.time() + near.edge.timeouts.write)
 
     def _ended(self) -> None:
         near = self.exchange.down

@@ -397,10 +397,10 @@ class Exchange(Timed):
     async def collect_request(self) -> bytes:
         if self.attempt is not None:
             raise RuntimeError("the request has been forwarded: its body is gone")
-        if self.request_complete:
-            return b"".join(self._held or ())
         if self._held_bytes > self.plan.max_buffered_body_bytes:
             raise BodyTooLarge(self.plan.max_buffered_body_bytes)
+        if self.request_complete:
+            return b"".join(self._held or ())
         if self._collector is None:
             self._collector = self.down.loop.create_future()
             if self.head.expects_continue and self._held is None:
@@ -633,8 +633,11 @@ class Exchange(Timed):
     async def collect_response(self) -> bytes:
         if self.head_sent:
             raise RuntimeError("the response has been sent")
+        held = b"".join(self._held_response or ())
+        if len(held) > self.plan.max_buffered_body_bytes:
+            raise BodyTooLarge(self.plan.max_buffered_body_bytes, Cause.RESPONSE_TOO_LARGE)
         if self._response_end is not None or self.attempt is None:
-            return b"".join(self._held_response or ())
+            return held
         self._collector = self.down.loop.create_future()
         self.attempt.resume_response()
         return await self._collector

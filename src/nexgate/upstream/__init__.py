@@ -1,6 +1,6 @@
 """The service's side: services, instances, connection pools, balancers, probes."""
 
-from nexgate.upstream._asgi import AsgiInstance
+from nexgate.upstream._asgi import AsgiInstance, AsgiStartupError
 from nexgate.upstream._forward import Forward, Split
 from nexgate.upstream._instance import Address, InstanceState, PoolLimits, UpstreamTimeouts
 from nexgate.upstream._service import ServiceState
@@ -8,6 +8,7 @@ from nexgate.upstream._service import ServiceState
 __all__ = [
     "Address",
     "AsgiInstance",
+    "AsgiStartupError",
     "Forward",
     "InstanceState",
     "PoolLimits",

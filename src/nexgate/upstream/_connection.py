@@ -24,6 +24,8 @@ __all__ = ["UpstreamConnection"]
 _IDLE, _HEAD, _FIXED, _CHUNKED, _UNTIL_CLOSE, _TUNNEL, _CLOSED = range(7)
 
 _MAX_INTERIM: Final = 16
+_LAST_WORDS: Final = 30.0
+"""Seconds that a service has to read what the client said last before it left a tunnel."""
 
 
 class UpstreamConnection(asyncio.Protocol, Timed):
@@ -451,7 +453,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
     def tunnel_lost(self) -> None:
         self._near = None
         if self.state == _TUNNEL:
-            self.transport.close()
+            self.transport.close()  # after what is still to be written, but not for ever
+            self.wheel.set(self, self.loop.time() + _LAST_WORDS)
 
     def tunnel_pause(self) -> None:
         if self.state == _TUNNEL:
