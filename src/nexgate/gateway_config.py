@@ -69,7 +69,7 @@ def _redirect_target(value: object) -> str:
     if value.startswith("//") or "\\" in value:
         raise wrong("is read as another host by browsers", "write the scheme, or a single slash")
     if value.startswith("/"):
-        parse_template(value)
+        parse_template(value.partition("?")[0])
     elif not re.match(r"https?://[^/{}]", value):
         raise wrong("must be a URL or a path", 'begin with "/", "https://" or "http://"')
     return str(value)

@@ -266,7 +266,7 @@ def _condition(config: PredicateConfig) -> Condition:
 
 def _path_change(route: RouteConfig) -> PathChange | None:
     if route.rewrite is not None:
-        return rewrite(Template.parse(route.rewrite))
+        return rewrite(route.rewrite)
     if route.strip_prefix is True:
         return strip_literal(Template.parse(route.path))
     if route.strip_prefix:

@@ -19,6 +19,7 @@ from nexgate.routing._predicates import (
 )
 from nexgate.routing._route import Match, Miss, Route, host_matches
 from nexgate.routing._subject import Routable, Subject, parse_cookies, parse_query
+from nexgate.routing._substitute import substitution
 from nexgate.routing._table import RouteTable
 from nexgate.routing._template import ParamValue, Segment, Template, TemplateError
 
@@ -51,4 +52,5 @@ __all__ = [
     "normalise",
     "parse_cookies",
     "parse_query",
+    "substitution",
 ]

@@ -1,4 +1,4 @@
-"""Filters: before, after, around; sync and async; what they may change and what happens when they fail."""
+"""Filters: before, after, around; sync and async; what they may change, and when they fail."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from tests.conftest import gateway_to
 
 from nexgate import Cause, ConfigError, Gateway, Refused, Request, Response
 from nexgate.gateway import Served
 from nexgate.testing import RawClient, RecordingUpstream, canned, wait_until
-from tests.conftest import gateway_to
 
 GET = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b'POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"a": 12}'
@@ -205,7 +205,8 @@ async def test_a_body_is_read_and_still_forwarded(upstream: RecordingUpstream) -
         await client.read_response()
         assert upstream.last.body == b'{"a": 12}'
         await client.request(
-            b'POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{"a": 12}\r\n0\r\n\r\n'
+            b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b'9\r\n{"a": 12}\r\n0\r\n\r\n'
         )
         assert upstream.last.body == b'{"a": 12}'
     assert seen == [{"a": 12}] * 3
@@ -221,7 +222,10 @@ async def test_a_body_can_be_replaced(upstream: RecordingUpstream) -> None:
     async with talking_to(gateway) as (_, client):
         for wire in (
             POST,
-            b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            (
+                b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+                b"3\r\nabc\r\n0\r\n\r\n"
+            ),
         ):
             await client.request(wire)
             assert upstream.last.body == upstream.last.body.upper() != b""
@@ -276,7 +280,10 @@ async def test_a_response_can_be_read_and_replaced(upstream: RecordingUpstream) 
     async with talking_to(gateway) as (_, client):
         for answer in (
             canned(200, b"hello"),
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n",
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+                b"3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n"
+            ),
             b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello",
         ):
             upstream.answer = answer

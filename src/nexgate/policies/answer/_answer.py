@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from nexgate.exchange import Exchange, Response
 from nexgate.http import Field
+from nexgate.routing import substitution
 
 __all__ = ["Answer", "Redirect"]
 
@@ -37,24 +36,16 @@ class Answer:
 class Redirect:
     """Sends the client to a URL made from the route's parameters."""
 
-    __slots__ = ("_keep_query", "_parts", "_status", "_to")
+    __slots__ = ("_keep_query", "_render", "_status", "_to")
 
     def __init__(self, to: str, status: int, *, keep_query: bool) -> None:
         self._to = to
         self._status = status
         self._keep_query = keep_query
-        # Text and parameter names in turn.
-        self._parts = re.split(r"\{([^{}:]+)(?::[^{}]*)?\}", to)
+        self._render = substitution(to)
 
     def start(self, exchange: Exchange) -> None:
-        match = exchange.match
-        raw: dict[str, bytes] = {}
-        if match is not None:
-            raw = dict(zip(match.route.template.names, match.raw_params, strict=True))
-        target = b"".join(
-            part.encode() if n % 2 == 0 else raw.get(part, b"")
-            for n, part in enumerate(self._parts)
-        )
+        target = self._render(exchange.match)
         if self._to.startswith("/") and target.startswith(b"//"):
             # A parameter with an empty first segment must not turn a path into another host.
             target = b"/" + target.lstrip(b"/")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nexgate.exchange import Exchange
-from nexgate.routing import Template
+from nexgate.routing import Template, substitution
 
 __all__ = ["PathChange", "rewrite", "strip_literal", "strip_prefix"]
 
@@ -41,14 +41,12 @@ def strip_prefix(prefix: str) -> PathChange:
     return change
 
 
-def rewrite(target: Template) -> PathChange:
-    """Render ``target`` with the parameters of the route, byte for byte as the client sent them."""
+def rewrite(target: str) -> PathChange:
+    """Fill ``target`` with the parameters of the route, byte for byte as the client sent them."""
+    render = substitution(target)
 
     def change(exchange: Exchange) -> None:
-        match = exchange.match
-        assert match is not None
-        names = match.route.template.names
-        exchange.path = target.render(dict(zip(names, match.raw_params, strict=True)))
+        exchange.path = render(exchange.match)
 
     return change
 
