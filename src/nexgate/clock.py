@@ -21,6 +21,8 @@ __all__ = ["NEVER", "TICK", "Timed", "Wheel", "wheel_of"]
 TICK: Final = 0.1
 """Seconds between two visits of the wheel."""
 NEVER: Final = float("inf")
+_AT_ONCE: Final = 64
+"""How many deadlines fire before the event loop is given a turn: about a millisecond of them."""
 
 _log = logging.getLogger("nexgate")
 
@@ -109,6 +111,18 @@ class Wheel:
         for timed in due:
             timed._slot = -1
         self._handle = self._loop.call_later(TICK, self._turn)
+        self._fire(due, now)
+        if not self._slots:
+            self._handle.cancel()
+            self._handle = None
+
+    def _fire(self, due: list[Timed], now: float) -> None:
+        """Visit those that are due, a few at a time: a crowd that came together times out together,
+        and what arrives meanwhile should not wait for all of it.
+        """
+        if len(due) > _AT_ONCE:
+            self._loop.call_soon(self._fire, due[_AT_ONCE:], now)
+            del due[_AT_ONCE:]
         for timed in due:
             deadline = timed.deadline
             if deadline == NEVER or timed._slot >= 0:
@@ -121,9 +135,6 @@ class Wheel:
                 timed.on_deadline(now)
             except Exception:
                 _log.exception("a deadline handler failed")
-        if not self._slots:
-            self._handle.cancel()
-            self._handle = None
 
 
 _wheels: dict[int, tuple[asyncio.AbstractEventLoop, Wheel]] = {}

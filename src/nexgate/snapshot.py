@@ -115,9 +115,18 @@ class Snapshot:
                 base = known_base
         if flags & Kind.REQUEST_ID:
             request_id = self._believed_id(head, origin) or request_id
-        id_line = b"%b: %b" % (self.request_id_field, request_id)
         exchange = Exchange(
-            down, method, path, query, head, client, scheme, base, request_id, id_line, started
+            down,
+            method,
+            path,
+            query,
+            head,
+            client,
+            scheme,
+            base,
+            request_id,
+            self.request_id_field,
+            started,
         )
         if found is not None:
             exchange.match = found

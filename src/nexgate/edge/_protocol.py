@@ -379,7 +379,13 @@ class EdgeConnection(asyncio.Protocol, Timed):
         self.requests += 1
         self._blank_skipped = False
         at = end + 4
-        self._begin(method, path, query, head, data[at:] if len(data) > at else b"")
+        if head.has_body or len(data) > at or not head.keep_alive:
+            self._begin(method, path, query, head, data[at:])
+            return
+        # All that _begin does for a request without content on a connection that stays.
+        self.state = _WAIT
+        self.deadline = NEVER
+        self.edge.dispatch(self, method, path, query, head)
 
     def _refuse_oversize(self, data: bytes) -> None:
         line_end = data.find(b"\r\n")

@@ -158,8 +158,11 @@ class EdgeState:
         if method == b"OPTIONS" and (path == b"*" or head.max_forwards == 0):
             # Asked of us, not of a service (RFC 9110 §7.6.2, §9.3.7).
             exchange.respond(Response(204))
-        else:
+        elif plan.hooks or head.has_body or plan.total_timeout is not None:
             exchange.begin(plan)
+        else:
+            exchange.plan = plan  # all that begin would do
+            plan.handler.start(exchange)
         if connection._pending_head is not None:
             connection.flush()
 

@@ -78,7 +78,7 @@ class Exchange(Timed):
         "head_sent",
         "host",
         "id",
-        "id_line",
+        "id_name",
         "instance",
         "match",
         "method",
@@ -109,7 +109,7 @@ class Exchange(Timed):
         scheme: str,
         forward_base: bytes,
         id: bytes,
-        id_line: bytes,
+        id_name: bytes,
         started: float,
     ) -> None:
         self.deadline = NEVER
@@ -129,7 +129,8 @@ class Exchange(Timed):
         self.forward_base = forward_base
         """Forwarded and Via lines for the service."""
         self.id = id
-        self.id_line = id_line
+        self.id_name = id_name
+        """Field in which the id travels."""
         self.started = started
         self.match: Match[Plan] | None = None
         self.plan: Plan = NO_PLAN
@@ -174,6 +175,11 @@ class Exchange(Timed):
 
     def header_values(self, name: bytes) -> list[bytes]:
         return [f[1] for f in self.fields if f[0] == name]
+
+    @property
+    def id_line(self) -> bytes:
+        """The field line with the request id, for a service."""
+        return b"%b: %b" % (self.id_name, self.id)
 
     @property
     def query(self) -> bytes:
@@ -467,7 +473,12 @@ class Exchange(Timed):
             self.status = head.status
             self.bytes_out = len(body)
             self.head_sent = self.response_complete = True
-            self._end()
+            if self._tasks or self._slot >= 0:
+                self._end()
+            else:  # the rest of _end has nothing to do here
+                self.ended = True
+                self._held = None
+                self.down.exchange_ended(self)
             return
         self.attempt = None
         self._response_end = []

@@ -45,7 +45,13 @@ def encode_request_head(exchange: Exchange, host: bytes, drop: int) -> bytes:
             head.encoded_base = base
             head.encoded_host = host
             head.encoded_drop = drop
-    return b"%b %b HTTP/1.1\r\n%b%b\r\n\r\n" % (exchange.method, target, rest, exchange.id_line)
+    return b"%b %b HTTP/1.1\r\n%b%b: %b\r\n\r\n" % (
+        exchange.method,
+        target,
+        rest,
+        exchange.id_name,
+        exchange.id,
+    )
 
 
 def _encode_rest(exchange: Exchange, head: RequestHead, host: bytes, drop: int) -> bytes:

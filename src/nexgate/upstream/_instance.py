@@ -215,7 +215,7 @@ class InstanceState:
         idle = self._idle
         while idle and not exchange.was_retried:
             connection, _ = idle.popitem()  # the most recently used: the others may expire
-            if connection.is_usable:
+            if connection.state == 0 and not connection.transport.is_closing():  # is_usable
                 host = self.host or exchange.head.authority or self.address.authority
                 head = encode_request_head(exchange, host, self.drop)
                 connection.start(exchange, head, self.loop.time())
