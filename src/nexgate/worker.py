@@ -48,6 +48,7 @@ _LENGTH: Final = struct.Struct("!I")
 
 
 def frame(verb: str, payload: str = "") -> bytes:
+    """One message between supervisor and worker."""
     data = f"{verb} {payload}".encode()
     return _LENGTH.pack(len(data)) + data
 

@@ -21,6 +21,7 @@ def open_listener(config: ListenConfig) -> Listener:
 
 
 def listener_tls(config: TlsConfig | None) -> ssl.SSLContext | None:
+    """The context for a listener, with its certificates; None without TLS."""
     if config is None:
         return None
     context = server_context(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from collections.abc import Sequence
@@ -38,34 +37,43 @@ class Listener:
 
 def bind(host: str, port: int, path: str) -> socket.socket:
     """A listening socket: TCP on ``host:port``, or a Unix socket at ``path`` (replacing a stale
-    one).
+    one). Raises ``OSError``.
     """
     if path:
-        sock = socket.socket(socket.AF_UNIX)
-        with contextlib.suppress(OSError):
-            # A socket file that nobody answers on is left over from a process that was killed.
-            probe = socket.socket(socket.AF_UNIX)
-            probe.settimeout(1.0)
-            try:
-                probe.connect(path)
-            except (ConnectionRefusedError, TimeoutError):
-                Path(path).unlink()
-            finally:
-                probe.close()
-        sock.bind(path)
+        _remove_stale(path)
+        sock, address = socket.socket(socket.AF_UNIX), path
     else:
         infos = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
         )
-        family, _, _, _, address = infos[0]
+        family, _, _, _, address = infos[0]  # type: ignore[assignment]  # tuples for TCP
         sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
+    try:
+        if not path:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
-    sock.listen(_BACKLOG)
-    sock.setblocking(False)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
     return sock
+
+
+def _remove_stale(path: str) -> None:
+    """A socket file that nobody answers on is left over from a process that was killed."""
+    probe = socket.socket(socket.AF_UNIX)
+    probe.settimeout(1.0)
+    try:
+        probe.connect(path)
+    except (ConnectionRefusedError, TimeoutError):
+        Path(path).unlink(missing_ok=True)
+    except OSError:
+        pass  # nothing there, or nothing that is ours to remove
+    finally:
+        probe.close()
 
 
 def server_context(

@@ -165,6 +165,7 @@ def encode_chunk(data: bytes) -> bytes:
 
 
 def encode_last_chunk(trailers: list[Field]) -> bytes:
+    """The end of a chunked body, with its trailer section."""
     if not trailers:
         return b"0\r\n\r\n"
     return b"0\r\n%b\r\n\r\n" % b"\r\n".join(f.line for f in trailers)
