@@ -21,8 +21,8 @@ __all__ = ["NEVER", "TICK", "Timed", "Wheel", "wheel_of"]
 TICK: Final = 0.1
 """Seconds between two visits of the wheel."""
 NEVER: Final = float("inf")
-_AT_ONCE: Final = 64
-"""How many deadlines fire before the event loop is given a turn: about a millisecond of them."""
+_AT_ONCE: Final = 16
+"""How many deadlines fire before the event loop gets a turn: less than a millisecond of them."""
 
 _log = logging.getLogger("nexgate")
 

@@ -188,6 +188,7 @@ class ResponseHead:
 
 
 def reason_phrase(status: int) -> bytes:
+    """The phrase that RFC 9110 gives the status; empty for others."""
     return _REASONS.get(status, b"")
 
 
