@@ -1,0 +1,91 @@
+"""Gate 3: thousands of slow clients, and the others do not notice them.
+
+The slow ones have a service of their own with room for all of them: connections to a service are
+what a slow body and a slow reader use up, and the limit of that (``pool.max_connections``) is kept
+for each service. What is measured is the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+from pathlib import Path
+
+import pytest
+from tests.scenarios.support import HERE, Load, Origin, Process, Running, cpu_seconds, show, toml
+
+from nexgate.testing import wait_until
+
+HEAD_TIMEOUT = 3.0
+
+
+async def slow_crowd(tmp_path: Path, heads: int, bodies: int, readers: int, rate: float) -> None:
+    limits = f'timeouts = {{ head = "{HEAD_TIMEOUT}s" }}'
+    async with (
+        Origin() as origin,
+        Origin() as other,
+        Running(
+            tmp_path / "gateway.toml",
+            toml(origin.url, gateway=limits)
+            + f'[services.slow]\ninstances = ["{other.url}"]\npool = {{ max_connections = 5000 }}\n'
+            + '[[routes]]\npath = "/slow/*"\nservice = "slow"\nrewrite = "/bytes/1000000000"\n',
+        ) as gateway,
+    ):
+        (worker,) = gateway.workers()
+        good = {"mode": "open", "rate": rate, "duration": 6.0, "connections": 500}
+        async with Load(gateway.port, **good) as load:
+            alone = await load.report()
+        arguments = map(str, (gateway.port, heads, bodies, readers))
+        async with Process(str(HERE / "crowd.py"), *arguments) as crowd:
+            assert await crowd.line() == "there\n"
+            # What the kernel holds for a slow reader arrives at full speed; then it is slow.
+            await wait_until(lambda: is_calm(worker), 20.0)
+            async with Load(gateway.port, **good) as load:
+                beside = await load.report()
+            assert crowd.process.stdin is not None
+            crowd.process.stdin.write(b"\n")
+            await wait_until(lambda: crowd.lines, 10.0)
+            fate = json.loads(await crowd.line())
+        show(
+            crowd=(heads, bodies, readers),
+            rate=rate,
+            p99_alone_ms=alone["latency"]["p99"] * 1000,
+            p99_beside_ms=beside["latency"]["p99"] * 1000,
+            max_beside_ms=beside["latency"]["max"] * 1000,
+            answered=beside["statuses"],
+            failures=beside["kinds"],
+        )
+        show(**fate)
+        assert beside["kinds"] == {}
+        assert set(beside["statuses"]) == {"200"}
+        # The floor is for machines that do other things as well.
+        assert beside["latency"]["p99"] < max(2 * alone["latency"]["p99"], 0.010)
+        # Every slow head was told so, on time; nobody else was cut off.
+        assert fate["outcomes"] == {"heads 408": heads}
+        assert fate["longest"] < HEAD_TIMEOUT + 1.0
+        assert fate["open"] == {"bodies": bodies, "readers": readers}
+        # Gone, they leave nothing behind.
+        files = Path(f"/proc/{worker}/fd")
+        await wait_until(lambda: len(list(files.iterdir())) < 200, 10.0)
+
+
+async def is_calm(worker: int) -> bool:
+    before = cpu_seconds(worker)
+    await asyncio.sleep(0.25)
+    return cpu_seconds(worker) - before < 0.05
+
+
+async def test_gate3_a_few_hundred_slow_clients_disturb_nobody(tmp_path: Path) -> None:
+    await slow_crowd(tmp_path, 200, 200, 100, rate=1000)
+
+
+@pytest.mark.slow
+async def test_gate3_five_thousand_slow_clients_disturb_nobody(tmp_path: Path) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    # The worker needs two descriptors for each who is let through to the service.
+    part = min(1.0, (hard - 1000) / 12_000)
+    if part < 1.0:
+        show(scaled_to=part, because=f"only {hard} files may be open")
+    heads, bodies, readers = int(2000 * part), int(2000 * part), int(1000 * part)
+    await slow_crowd(tmp_path, heads, bodies, readers, rate=3000)
