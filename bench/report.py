@@ -237,13 +237,19 @@ def draw(run: Run) -> bool:
         (name, [m for m in run.results if m.scenario == name and "cpu_us" in m.metrics])
         for name in names
     ]
-    shown = [(name, members) for name, members in shown if members]
+    shown = [
+        (name, members) for name, members in shown if any(m.peer == "nexgate" for m in members)
+    ]
     if not shown:
         return False
+    columns = min(len(shown), 2)
+    rows = -(-len(shown) // columns)
     figure, axes = pyplot.subplots(
-        1, len(shown), figsize=(3.1 * len(shown), 2.8), layout="constrained", squeeze=False
+        rows, columns, figsize=(4.2 * columns, 2.4 * rows), layout="constrained", squeeze=False
     )
-    for axis, (name, members) in zip(axes[0], shown, strict=True):
+    for axis in list(axes.flat)[len(shown) :]:
+        axis.set_visible(False)
+    for axis, (name, members) in zip(axes.flat, shown, strict=False):
         members = sorted(members, key=lambda m: -m.metrics["cpu_us"])
         labels = [m.peer for m in members]
         values = [m.metrics["cpu_us"] for m in members]
