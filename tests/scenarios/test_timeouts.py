@@ -1,189 +1,237 @@
-"""Every timeout by its name, with its status, and without harm to what is merely slow."""
+"""Every timeout by its name, once, with what it answers."""
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.conftest import in_front_of
+from tests.conftest import gateway_to, in_front_of
+from tests.scenarios.support import GET
 
 from nexgate.testing import (
     ExpectHead,
+    Fault,
+    FaultProxy,
     Hang,
     RawClient,
-    ReadRequest,
     RecordingUpstream,
     ScriptedUpstream,
     Send,
-    SendSlowly,
     Step,
     canned,
+    wait_until,
 )
 
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-HEAD_AND_PART = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"
+SHORT = 0.4
+TEXT = "400ms"
 
 
-async def test_head_408_counts_from_the_first_byte(upstream: RecordingUpstream) -> None:
-    section = {"timeouts": {"head": "300ms", "idle": "10s"}}
-    async with in_front_of(upstream.url, section) as served, RawClient(served.url) as client:
-        await client.request(GET)
-        await asyncio.sleep(0.5)  # idle, not slow
-        await client.send(b"GET / HT")
-        response = await client.read_response()
-        assert response.status == 408
-        assert b"request-head-timeout" in response.body
+async def answer_after(
+    steps: Sequence[Step], wire: bytes, section: dict[str, Any], **service: Any
+) -> tuple[int, bytes, float]:
+    async with (
+        ScriptedUpstream(steps) as upstream,
+        in_front_of(upstream.url, section, **service) as served,
+        RawClient(served.url) as client,
+    ):
+        began = time.monotonic()
+        response = await client.request(wire)
+        took = time.monotonic() - began
+        (instance,) = served.runtime.services["upstream"].instances.values()
+        await wait_until(lambda: instance.active == 0)
+        return response.status, response.body, took
 
 
-async def test_a_client_that_says_nothing_is_closed_without_a_word(
-    upstream: RecordingUpstream,
-) -> None:
-    section = {"timeouts": {"head": "300ms"}}
-    async with in_front_of(upstream.url, section) as served, RawClient(served.url) as client:
-        assert await client.read_eof() == b""
-
-
-async def test_idle_connections_are_closed(upstream: RecordingUpstream) -> None:
-    section = {"timeouts": {"idle": "300ms"}}
-    async with in_front_of(upstream.url, section) as served, RawClient(served.url) as client:
-        await client.request(GET)
-        started = time.monotonic()
-        assert await client.read_eof() == b""
-        assert 0.25 < time.monotonic() - started < 1.5
-
-
-async def test_body_408_is_about_progress(upstream: RecordingUpstream) -> None:
-    section = {"timeouts": {"body": "400ms"}}
-    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
-    async with in_front_of(upstream.url, section) as served:
-        async with RawClient(served.url) as client:
-            await client.send(head)
-            await client.send_slowly(b"0123456789", 0.1)  # one second in all, but moving
-            assert (await client.read_response()).status == 200
-        async with RawClient(served.url) as client:
-            await client.send(head + b"01234")
-            response = await client.read_response()
-            assert response.status == 408
-            assert b"request-body-timeout" in response.body
-
-
-async def test_a_client_that_stops_reading_is_cut(upstream: RecordingUpstream) -> None:
-    upstream.answer = canned(200, bytes(30_000_000))
-    section = {"timeouts": {"write": "400ms"}}
-    async with in_front_of(upstream.url, section) as served:
-        client = RawClient(served.url, read_ahead_bytes=0, receive_buffer_bytes=8192)
-        async with client:
-            await client.send(GET)
-            async with asyncio.timeout(5):
-                while served.runtime.edge.connections:
-                    await asyncio.sleep(0.05)
-
-
-SERVICE: list[tuple[str, list[Step], dict[str, Any], int, bytes]] = [
-    ("first byte", [ReadRequest(), Hang()], {"first_byte": "300ms"}, 504, b"upstream-timeout"),
-    ("total", [ReadRequest(), Hang()], {"total": "300ms"}, 504, b"total-timeout"),
-]
+CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+HELLO = b"5\r\nhello\r\n"
 
 
 @pytest.mark.parametrize(
-    ("steps", "timeout", "status", "slug"), [s[1:] for s in SERVICE], ids=[s[0] for s in SERVICE]
+    ("name", "section", "service", "wire", "steps", "status", "slug"),
+    [
+        ("head", {"head": TEXT}, {}, b"GET / HT", [], 408, b"request-head-timeout"),
+        (
+            "body",
+            {"body": TEXT},
+            {},
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhel",
+            [ExpectHead(), Hang()],
+            408,
+            b"request-body-timeout",
+        ),
+        (
+            "first_byte",
+            {},
+            {"timeout": {"first_byte": TEXT}},
+            GET,
+            [ExpectHead(), Hang()],
+            504,
+            b"upstream-timeout",
+        ),
+        (
+            "first_byte, of half a head",
+            {},
+            {"timeout": {"first_byte": TEXT}},
+            GET,
+            [ExpectHead(), Send(b"HTTP/1.1 200 OK\r\nX:"), Hang()],
+            504,
+            b"upstream-timeout",
+        ),
+        (
+            "total of a service",
+            {},
+            {"timeout": TEXT},
+            GET,
+            [ExpectHead(), Hang()],
+            504,
+            b"total-timeout",
+        ),
+        (
+            "total of the gateway",
+            {"total": TEXT},
+            {},
+            GET,
+            [ExpectHead(), Hang()],
+            504,
+            b"total-timeout",
+        ),
+    ],
 )
-async def test_a_silent_service_is_504(
-    steps: list[Step], timeout: dict[str, Any], status: int, slug: bytes
+async def test_a_timeout_has_a_status_and_a_name(
+    name: str,
+    section: dict[str, Any],
+    service: dict[str, Any],
+    wire: bytes,
+    steps: list[Step],
+    status: int,
+    slug: bytes,
 ) -> None:
+    found, body, took = await answer_after(steps, wire, {"timeouts": section}, **service)
+    assert found == status
+    assert slug in body
+    assert SHORT <= took < SHORT + 1.0
+
+
+async def test_connect_a_service_that_swallows_the_handshake_is_504() -> None:
+    """Over TLS: a plain connect to a local port cannot hang."""
     async with (
-        ScriptedUpstream(steps) as upstream,
-        in_front_of(upstream.url, timeout=timeout) as served,
+        RecordingUpstream() as upstream,
+        FaultProxy(upstream.url, to_target=Fault(hang_after_bytes=0)) as wire,
+        in_front_of(
+            wire.url.replace("http:", "https:"), timeout={"connect": TEXT}, tls={"verify": False}
+        ) as served,
+        RawClient(served.url) as client,
+    ):
+        began = time.monotonic()
+        response = await client.request(GET)
+        assert response.status == 504
+        assert b"upstream-connect-timeout" in response.body
+        assert SHORT <= time.monotonic() - began < SHORT + 1.0
+
+
+@pytest.mark.parametrize("limit", ["body", "total"])
+async def test_a_body_that_stops_is_cut_visibly(limit: str) -> None:
+    async with (
+        ScriptedUpstream(
+            [ExpectHead(), Send(CHUNKED_HEAD + b"5\r\nhello\r\n"), Hang()]
+        ) as upstream,
+        in_front_of(upstream.url, timeout={limit: TEXT}) as served,
         RawClient(served.url) as client,
     ):
         response = await client.request(GET)
-        assert response.status == status
-        assert slug in response.body
-        assert (await client.request(GET)).status == status  # the client's connection lives on
-
-
-@pytest.mark.parametrize("timeout", [{"body": "300ms"}, {"total": "400ms"}])
-async def test_an_answer_that_stalls_is_broken_off(timeout: dict[str, str]) -> None:
-    async with (
-        ScriptedUpstream([ExpectHead(), Send(HEAD_AND_PART), Hang()]) as upstream,
-        in_front_of(upstream.url, timeout=timeout) as served,
-        RawClient(served.url) as client,
-    ):
-        response = await client.request(GET)
-        assert response.body == b"hello"
+        assert response.status == 200
         assert not response.complete
+        await upstream.wait_until_idle()
 
 
-async def test_a_slow_but_moving_answer_passes() -> None:
+async def test_a_body_that_makes_progress_is_not_cut() -> None:
+    steps: list[Step] = [ExpectHead(), Send(CHUNKED_HEAD)]
     async with (
-        ScriptedUpstream([ExpectHead(), SendSlowly(HEAD_AND_PART + b"world", 0.02)]) as upstream,
-        in_front_of(upstream.url, timeout={"body": "300ms", "first_byte": "2s"}) as served,
+        ScriptedUpstream(
+            [*steps, *[Send(b"1\r\nx\r\n")] * 3, Send(b"0\r\n\r\n"), Hang()]
+        ) as upstream,
+        FaultProxy(upstream.url, to_client=Fault(bytes_per_second=100)) as wire,
+        in_front_of(wire.url, timeout={"body": TEXT}) as served,
         RawClient(served.url) as client,
     ):
         response = await client.request(GET)
-        assert response.body == b"helloworld"
+        assert (response.status, response.body, response.complete) == (200, b"xxx", True)
 
 
-async def test_connecting_into_the_void_is_504() -> None:
-    """A listener whose backlog is full answers no handshake: the nearest thing to a black hole."""
-    import socket
-
-    hole = socket.socket()
-    hole.bind(("127.0.0.1", 0))
-    hole.listen(0)
-    fillers = []
-    try:
-        for _ in range(8):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(hole.getsockname())
-            fillers.append(filler)
-        url = f"http://127.0.0.1:{hole.getsockname()[1]}"
-        async with (
-            in_front_of(url, timeout={"connect": "300ms"}) as served,
-            RawClient(served.url) as client,
-        ):
-            started = time.monotonic()
-            response = await client.request(GET)
-            assert response.status == 504
-            assert b"upstream-connect-timeout" in response.body
-            assert time.monotonic() - started < 2
-    finally:
-        for filler in fillers:
-            filler.close()
-        hole.close()
-
-
-async def test_a_route_may_have_its_own() -> None:
-    async with ScriptedUpstream([ReadRequest(), Hang()]) as upstream:
-        from nexgate.gateway import Gateway
-
-        gateway = Gateway()
-        gateway.service("s", upstream.url, timeout={"first_byte": "30s"})
-        gateway.route("/quick", "s", timeout={"first_byte": "200ms"})
-        async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
-            response = await client.request(b"GET /quick HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert response.status == 504
-
-
-async def test_a_full_pool_is_503_with_retry_after() -> None:
-    pool = {"max_connections": 1, "max_idle": 1, "max_waiting": 1, "wait": "300ms"}
+async def test_an_idle_connection_is_closed_without_a_word() -> None:
     async with (
-        ScriptedUpstream([ReadRequest(), Hang()]) as upstream,
-        in_front_of(upstream.url, pool=pool) as served,
+        RecordingUpstream() as upstream,
+        in_front_of(upstream.url, {"timeouts": {"idle": TEXT, "head": TEXT}}) as served,
+        RawClient(served.url) as used,
+        RawClient(served.url) as silent,
+    ):
+        assert (await used.request(GET)).status == 200
+        assert await used.read_eof(timeout=2.0) == b""
+        assert await silent.read_eof(timeout=2.0) == b""
+
+
+async def test_a_client_that_stops_reading_is_let_go() -> None:
+    async with (
+        RecordingUpstream(canned(body=b"x" * 30_000_000)) as upstream,
+        in_front_of(upstream.url, {"timeouts": {"write": TEXT}}) as served,
+        RawClient(served.url, read_ahead_bytes=0, receive_buffer_bytes=4096) as client,
+    ):
+        await client.send(GET)
+        await wait_until(lambda: served.runtime.edge.connections)
+        await wait_until(lambda: not served.runtime.edge.connections, 5.0)
+        (instance,) = served.runtime.services["upstream"].instances.values()
+        await wait_until(lambda: instance.active == 0)
+
+
+async def test_a_slow_reader_that_reads_is_not() -> None:
+    async with (
+        RecordingUpstream(canned(body=b"x" * 3_000_000)) as upstream,
+        in_front_of(upstream.url, {"timeouts": {"write": TEXT}}) as served,
+        FaultProxy(served.url, to_client=Fault(bytes_per_second=2_000_000)) as wire,
+        RawClient(wire.url) as client,
+    ):
+        response = await client.request(GET, timeout=10.0)
+        assert len(response.body) == 3_000_000
+
+
+async def test_waiting_for_a_connection_ends_in_503_with_retry_after() -> None:
+    async with (
+        ScriptedUpstream([ExpectHead(), Hang()]) as upstream,
+        in_front_of(
+            upstream.url, pool={"max_connections": 1, "max_idle": 1, "wait": TEXT}
+        ) as served,
         RawClient(served.url) as first,
         RawClient(served.url) as second,
-        RawClient(served.url) as third,
     ):
         await first.send(GET)
         await upstream.wait_for_connections(1)
-        await second.send(GET)
-        await asyncio.sleep(0.05)
-        response = await third.request(GET)  # the queue is full: at once
+        began = time.monotonic()
+        response = await second.request(GET)
         assert response.status == 503
         assert response.value("retry-after") == "1"
-        response = await second.read_response()  # it waited, in vain
-        assert response.status == 503
-        assert b"overloaded" in response.body
+        assert SHORT <= time.monotonic() - began < SHORT + 1.0
+
+
+async def test_half_close_the_answer_is_waited_for_a_moment() -> None:
+    async with (
+        ScriptedUpstream([ExpectHead(), Hang()]) as upstream,
+        in_front_of(upstream.url, {"timeouts": {"half_close": TEXT}}) as served,
+        RawClient(served.url) as client,
+    ):
+        await client.send(GET)
+        await upstream.wait_for_connections(1)
+        client.half_close()
+        began = time.monotonic()
+        await upstream.wait_until_idle()
+        assert SHORT - 0.05 <= time.monotonic() - began < SHORT + 1.0
+
+
+async def test_a_route_has_its_own_timeouts() -> None:
+    async with ScriptedUpstream([ExpectHead(), Hang()]) as upstream:
+        gateway = gateway_to(upstream.url)
+        gateway.route("/quick", "upstream", timeout={"first_byte": TEXT})
+        async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
+            response = await client.request(b"GET /quick HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert response.status == 504

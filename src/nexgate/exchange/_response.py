@@ -128,6 +128,9 @@ class Response:
         """
         if self.body is None:
             assert self._exchange is not None
+            if self._exchange.method == b"HEAD" or self._status in (204, 304):
+                # There is none, and its length is that of an answer to GET: to be left as it is.
+                return b""
             self.body = await self._exchange.collect_response()
         return self.body
 
