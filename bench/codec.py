@@ -17,7 +17,7 @@ from nexgate.http import HeadLimits, parse_request_head, parse_request_line
 
 HEAD = (
     b"GET /users/42?x=1 HTTP/1.1\r\nHost: api.example.com\r\n"
-    b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/120 Safari/537.36\r\n"
+    b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/120\r\n"
     b"Accept: application/json, text/plain, */*\r\nAccept-Encoding: gzip, deflate, br\r\n"
     b"Accept-Language: en-US,en;q=0.9,de;q=0.8\r\nX-Requested-With: XMLHttpRequest\r\n"
     b"Authorization: Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abcdefghijklmnopqrstuvwxyz01234\r\n"
