@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nexgate.config import Section
 from nexgate.edge import EdgeLimits, EdgeState, EdgeTimeouts, affordable_connections
 from nexgate.errors import ConfigError
 from nexgate.exchange import Handler, Hook, Plan
@@ -241,8 +242,23 @@ def _plan(
         timeouts=timeouts,
         # A route is the same after a reload when it says the same and its services do: their
         # instances may come and go.
-        identity=route.model_dump_json(),
+        identity=_meaning(route),
     )
+
+
+def _meaning(value: Any) -> Any:
+    """Something that is equal, and can be hashed, for configurations that say the same.
+
+    Not the dump: that shows every secret in the same way, so that a route whose field values
+    changed would pass for the one before.
+    """
+    if isinstance(value, Section):
+        return tuple((name, _meaning(getattr(value, name))) for name in type(value).model_fields)
+    if isinstance(value, Mapping):
+        return tuple((key, _meaning(each)) for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return tuple(_meaning(each) for each in value)
+    return value
 
 
 def _predicates(route: RouteConfig) -> tuple[Predicate, ...]:

@@ -47,9 +47,13 @@ class Service(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.can_write.clear()
+        if self.is_tunnel:
+            self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         self.can_write.set()
+        if self.is_tunnel:
+            self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         if self.is_tunnel:

@@ -213,7 +213,10 @@ class EdgeState:
         leaving = [
             c
             for c in self.connections
-            if c.exchange is not None and c.exchange.plan.identity not in identities
+            if c.exchange is not None
+            # None: no route matched, which no reload takes back.
+            and (identity := c.exchange.plan.identity) is not None
+            and identity not in identities
         ]
         if not leaving:
             return
