@@ -300,6 +300,7 @@ class Served:
         self.gateway = gateway
         self.runtime = runtime
         self.server = server
+        self._reloading = asyncio.Lock()
 
     @property
     def url(self) -> str:
@@ -312,10 +313,13 @@ class Served:
 
     async def reload(self, gateway: Gateway) -> None:
         """Replace the gateway. Raises ``ConfigError`` and changes nothing when it is not usable."""
-        made = await asyncio.get_running_loop().run_in_executor(None, gateway.build, self.runtime)
-        self.runtime.apps.update(gateway._apps)
-        await self.runtime.apply(made)
-        self.gateway = gateway
+        loop = asyncio.get_running_loop()
+        # One after the other: a build starts from the services that the one before left.
+        async with self._reloading:
+            made = await loop.run_in_executor(None, gateway.build, self.runtime)
+            self.runtime.apps.update(gateway._apps)
+            await self.runtime.apply(made)
+            self.gateway = gateway
 
 
 # -------------------------------------------------------------------- files
