@@ -336,12 +336,14 @@ class Runtime:
         """Make a build true. New applications are started before any request can reach them."""
         config = made.config
         fresh: list[AsgiInstance] = []
-        planned: list[tuple[ServiceState, ServiceConfig, list[Any]]] = []
+        planned: list[tuple[ServiceState, ServiceConfig, list[Any], ssl.SSLContext | None]] = []
         try:
             for name, service_config in config.services.items():
                 service = made.services[name]
                 instances = self._instances(service, service_config, fresh)
-                planned.append((service, service_config, instances))
+                is_tls = any(each.scheme == "https" for each in service_config.instances)
+                context = _client_context(service_config) if is_tls else None
+                planned.append((service, service_config, instances, context))
             for instance in fresh:
                 await instance.startup()
         except BaseException:
@@ -351,8 +353,8 @@ class Runtime:
         register_request_id_field(config.gateway.request_id.header.encode())
         # From here on nothing awaits: the swap is one step for every request.
         retired: list[Any] = []
-        for service, service_config, instances in planned:
-            self._configure(service, service_config, config, instances)
+        for service, service_config, instances, context in planned:
+            self._configure(service, service_config, config, instances, context)
             retired += service.set_instances(instances)
             if service.balancer_config != service_config.balancer:
                 service.balancer = _balancer(service_config.balancer)
@@ -408,8 +410,8 @@ class Runtime:
         config: ServiceConfig,
         whole: GatewayConfig,
         instances: list[Any],
+        context: ssl.SSLContext | None,
     ) -> None:
-        context: ssl.SSLContext | None = None
         drop = DROP_ALWAYS
         if whole.gateway.underscores != "allow":
             drop |= Kind.UNDERSCORE
@@ -439,8 +441,6 @@ class Runtime:
             )
             instance.max_response_head_bytes = config.max_response_head_bytes
             if instance.address.tls:
-                if context is None:
-                    context = _client_context(config)
                 instance.ssl_context = context
                 instance.ssl_server_name = config.tls.server_name if config.tls else None
             self._probe(instance, config)

@@ -18,7 +18,7 @@ from nexgate.routing import Match, PathRules, RouteTable, normalise
 __all__ = ["Origin", "Snapshot"]
 
 _MAX_KNOWN_ROUTES: Final = 4096
-_MAX_KNOWN_PATH: Final = 256
+_MAX_KNOWN_BYTES: Final = 512
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9\-._~+/=:]{1,128}").fullmatch
 
 
@@ -107,10 +107,11 @@ class Snapshot:
         else:
             # Who it is and what it asked for: the same for every request of a connection, mostly.
             known_base = origin.forward_base
-            if known_base is None or origin.forward_base_for != head.authority:
+            if known_base is None or head.http10 or origin.forward_base_for != head.authority:
                 base, _, _ = self._forward_lines(head, origin, scheme)
-                origin.forward_base = base
-                origin.forward_base_for = head.authority
+                if not head.http10:  # whose Via is another
+                    origin.forward_base = base
+                    origin.forward_base_for = head.authority
             else:
                 base = known_base
         if flags & Kind.REQUEST_ID:
@@ -137,7 +138,7 @@ class Snapshot:
             if known_routes is not None:
                 if len(known_routes) >= _MAX_KNOWN_ROUTES:
                     known_routes.clear()
-                if len(path) <= _MAX_KNOWN_PATH:
+                if len(path) + len(key[0]) + len(key[2]) <= _MAX_KNOWN_BYTES:
                     known_routes[key] = path, answer
             return exchange, answer.route.payload
         exchange.choice = answer.allow

@@ -29,6 +29,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +48,8 @@ _STABLE_SECONDS: Final = 5.0
 _BACKOFF_MAX: Final = 10.0
 _OFFER_SECONDS: Final = 60.0
 """How long workers may take to answer an offered version."""
+_CHECK_SECONDS: Final = 30.0
+"""How long a configuration may take to load before it is given up."""
 _INHERIT: Final = "NEXGATE_INHERIT"
 
 
@@ -267,8 +270,8 @@ class _Supervisor:
         if pid == 0:
             code = 1
             try:
-                self._become_child(ours)
                 sockets = [self.sockets[each["address"]] for each in facts.listen]
+                self._become_child(ours, keep=sockets)
                 code = worker_main(text, self.path, self.overrides, sockets, theirs)
             except BaseException:
                 traceback.print_exc()
@@ -282,7 +285,7 @@ class _Supervisor:
         self.children[pid] = _Child(pid, ours, time.monotonic(), generation=generation, text=text)
         return pid
 
-    def _become_child(self, *close: socket.socket) -> None:
+    def _become_child(self, *close: socket.socket, keep: Sequence[socket.socket] = ()) -> None:
         """Undo in a forked process what is the supervisor's alone."""
         signal.set_wakeup_fd(-1)
         for number in (
@@ -300,6 +303,11 @@ class _Supervisor:
         os.close(self.wake_w)
         for sock in close:
             sock.close()
+        # A listening socket held by someone who never accepts is a trap for clients, and keeps the
+        # address taken after the supervisor has given it up.
+        for sock in self.sockets.values():
+            if sock not in keep:
+                sock.close()
         # A sibling's control socket kept open here would hide the supervisor's death from it.
         for child in self.children.values():
             child.control.close()
@@ -428,9 +436,13 @@ class _Supervisor:
             finally:
                 os._exit(code)
         os.close(write)
-        with os.fdopen(read, "rb") as pipe:
-            answer_bytes = pipe.read()
+        answer_bytes = _read_within(read, _CHECK_SECONDS)
+        if answer_bytes is None:
+            os.kill(pid, signal.SIGKILL)
+            _log.error("the check of %s took longer than %gs", self.path.name, _CHECK_SECONDS)
         os.waitpid(pid, 0)
+        if answer_bytes is None:
+            return None
         try:
             answer = json.loads(answer_bytes)
         except ValueError:
@@ -590,13 +602,17 @@ class _Supervisor:
     def _upgrade(self) -> None:
         """Replace this program in place; see SIGUSR2 above."""
         _log.info("upgrading")
-        checked = subprocess.run(  # noqa: S603  # our own interpreter and arguments
-            [sys.executable, "-m", "nexgate", "check", str(self.path)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        try:
+            checked = subprocess.run(  # noqa: S603  # our own interpreter and arguments
+                [sys.executable, "-m", "nexgate", "check", str(self.path)],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_CHECK_SECONDS,
+            )
+        except (subprocess.TimeoutExpired, OSError) as error:
+            _log.error("the new version cannot be tried; staying: %s", error)
+            return
         if checked.returncode != 0:
             _log.error("the new version refuses the configuration; staying\n%s", checked.stderr)
             return
@@ -677,7 +693,15 @@ def _examine(text: str, path: Path, overrides: Overrides) -> bytes:
     return json.dumps(
         {
             "listen": [
-                {"address": str(e.parsed), "tls": e.tls is not None, "trusted": e.trusted}
+                {
+                    "address": str(e.parsed),
+                    "tls": e.tls is not None,
+                    "trusted": e.trusted,
+                    # Files may change under a running listener; rules need a new one.
+                    "rules": e.tls.model_dump_json(exclude={"certificate", "key", "sni"})
+                    if e.tls is not None
+                    else "",
+                }
                 for e in section.listen
             ],
             "workers": _processors() if workers == "auto" else workers,
@@ -696,6 +720,21 @@ def _processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _read_within(fd: int, seconds: float) -> bytes | None:
+    """Everything from a pipe until its end; None when that takes longer."""
+    until = time.monotonic() + seconds
+    parts: list[bytes] = []
+    with os.fdopen(fd, "rb", buffering=0) as pipe:
+        while True:
+            ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
+            if not ready:
+                return None
+            data = pipe.read(65536)
+            if not data:
+                return b"".join(parts)
+            parts.append(data)
 
 
 def _count(number: int, noun: str) -> str:

@@ -135,18 +135,19 @@ class Worker:
         self._stop.set()
 
     async def _obey(self, control: socket.socket) -> None:
+        try:
+            await self._obey_until_closed(control)
+        except OSError:
+            pass  # it died while we answered
+        finally:
+            if not self._stop.is_set():
+                _log.warning("the supervisor is gone: worker %d drains", os.getpid())
+            self.stop()
+
+    async def _obey_until_closed(self, control: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         frames = Frames()
-        while True:
-            try:
-                data = await loop.sock_recv(control, 65536)
-            except OSError:
-                data = b""
-            if not data:
-                if not self._stop.is_set():
-                    _log.warning("the supervisor is gone: worker %d drains", os.getpid())
-                self.stop()
-                return
+        while data := await loop.sock_recv(control, 65536):
             for verb, payload in frames.feed(data):
                 if verb == "drain":
                     self.stop()

@@ -202,6 +202,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
             # that has gone for good looks the same, so the service works for it only this much
             # longer.
             self._close_after = True
+            self._write_backlog = -1
             self.wheel.set(self, self.loop.time() + self.edge.timeouts.half_close)
             return True
         exchange = self.exchange
@@ -250,6 +251,8 @@ class EdgeConnection(asyncio.Protocol, Timed):
                 self.wheel.set(self, self.loop.time() + self.edge.timeouts.body)
             elif self.state == _WAIT:
                 self.deadline = NEVER
+                if self._eof:
+                    self.wheel.set(self, self.loop.time() + self.edge.timeouts.half_close)
             self.exchange.on_writable(True)
         elif self.state == _HEAD and self._buffer:
             self.loop.call_soon(self._read_ahead)
@@ -273,11 +276,11 @@ class EdgeConnection(asyncio.Protocol, Timed):
             if self._buffer:
                 self._refuse(Refused(Cause.HEAD_TIMEOUT))
             else:
-                self.transport.close()  # idle for too long, or it never said a word
+                self._close()  # idle for too long, or it never said a word
         elif state == _BODY_FIXED or state == _BODY_CHUNKED:
             exchange = self.exchange
             if exchange is not None:
-                if self._paused_by:  # it is us who do not read
+                if self._paused_by & 2:  # it is us who do not read
                     self.wheel.set(self, now + self.edge.timeouts.body)
                     return
                 self._close_after = True
@@ -285,8 +288,20 @@ class EdgeConnection(asyncio.Protocol, Timed):
                 exchange.fail(Cause.BODY_TIMEOUT)
                 self.flush()
             else:
-                self.transport.close()
-        elif (state == _WAIT and self._eof) or state == _TUNNEL:
+                self._close()
+        elif state == _WAIT and self._eof:
+            exchange = self.exchange
+            if (
+                exchange is not None
+                and exchange.head_sent
+                and exchange.bytes_out != self._write_backlog
+            ):
+                # The answer has begun and flows: it goes on.
+                self._write_backlog = exchange.bytes_out
+                self.wheel.set(self, now + self.edge.timeouts.half_close)
+            else:
+                self.transport.abort()
+        elif state == _TUNNEL:
             self.transport.abort()
 
     def start_drain(self) -> None:
@@ -314,6 +329,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
         while self.state == _HEAD and self._buffer and self.is_writable:
             data = self._buffer
             self._buffer = b""
+            self._resume(1)
             before = self.requests
             self._read_heads(data)
             if self.requests == before:
@@ -504,6 +520,12 @@ class EdgeConnection(asyncio.Protocol, Timed):
     def resume_request(self) -> None:
         self._resume(2)
 
+    def _close(self) -> None:
+        """Close when everything has been written, which a client that does not read may prevent."""
+        self.state = _LINGER
+        self.transport.close()
+        self.wheel.set(self, self.loop.time() + _LINGER_SECONDS)
+
     # ---------------------------------------------------------------- answering
 
     def _refuse(self, refused: Refused) -> None:
@@ -535,14 +557,11 @@ class EdgeConnection(asyncio.Protocol, Timed):
         if self._paused_by:
             self._paused_by = 0
             self.transport.resume_reading()
-        if self._eof:
-            self.transport.close()
-            return
-        if self.transport.can_write_eof():
+        if self._eof or not self.transport.can_write_eof():
+            self._close()
+        else:
             self.transport.write_eof()
             self.wheel.set(self, self.loop.time() + _LINGER_SECONDS)
-        else:
-            self.transport.close()
 
     def send_interim(self, status: int, fields: list[Field]) -> None:
         if status == 100:
@@ -607,6 +626,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
         body = response.body
         head = response.head
         named = head.named if head is not None else ()
+        sent = {id(field) for field in head.fields} if head is not None and named else set()
         is_head = exchange.method == b"HEAD"
         told = (is_head and status != 204) or status == 304  # RFC 9110 §8.6
         lines = [_status_line(status, response.reason)]
@@ -616,7 +636,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
                 # The length that the content would have: told where no content follows.
                 if not (field[0] == b"content-length" and body is None and told):
                     continue
-            if named and field[0] in named:
+            if named and field[0] in named and id(field) in sent:
                 continue
             lines.append(field[2])
         self._chunked_out = False
@@ -705,6 +725,10 @@ class EdgeConnection(asyncio.Protocol, Timed):
         self._close_after = True
         if self.state == _CLOSED:
             return
+        if self.state == _TUNNEL:
+            if self.tunnel is not None:
+                self.tunnel.go_away()
+            return
         if self._close_delimited:
             # Only a reset tells this client; an orderly close would look like the end of the
             # content.
@@ -733,8 +757,11 @@ class EdgeConnection(asyncio.Protocol, Timed):
         elif self.state == _WAIT:
             self._next()
         elif self.state == _TUNNEL:
+            tunnel = self.tunnel
             self.tunnel = None
-            self.transport.close()
+            if tunnel is not None:
+                tunnel.abandon()
+            self._close()
 
     def _early_answer(self) -> None:
         """Answered before the body was in: read a little rest, or give the connection up."""
@@ -768,8 +795,13 @@ class EdgeConnection(asyncio.Protocol, Timed):
     # ---------------------------------------------------------------- tunnels
 
     def open_tunnel(self, exchange: Exchange, response: Response, far: TunnelEnd) -> None:
+        named = response.head.named if response.head is not None else ()
         lines = [_status_line(101, response.reason)]
-        lines.extend(f.line for f in response.fields if not f.kind & Kind.HOP)
+        lines.extend(
+            f.line
+            for f in response.fields
+            if not f.kind & (Kind.HOP | Kind.ANSWER_HOP) and f.name not in named
+        )
         upgrade = response.headers.raw(b"upgrade")
         if upgrade is not None:
             lines.append(b"Upgrade: " + upgrade)

@@ -199,6 +199,14 @@ class Tunnel:
             near.transport.close()
             near.wheel.set(near, near.loop.time() + near.edge.timeouts.write)
 
+    def abandon(self) -> None:
+        """The exchange ended from within (its total time is over): let go of the service."""
+        far = self.far
+        self.far = None
+        if far is not None:
+            far.tunnel_lost()
+        self.exchange.down.edge.on_tunnel_closed(self)  # type: ignore[attr-defined]  # an edge's
+
     def _ended(self) -> None:
         near = self.exchange.down
         near.edge.on_tunnel_closed(self)  # type: ignore[attr-defined]  # only edge connections tunnel

@@ -110,6 +110,7 @@ class EdgeState:
         self.snapshot = snapshot
         for connection in self.connections:
             connection.forward_base = None
+            connection._section = connection._section_head = None
 
     # ---------------------------------------------------------------- called by connections
 

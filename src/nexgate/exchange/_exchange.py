@@ -53,6 +53,8 @@ class Exchange(Timed):
         "_around",
         "_collector",
         "_depth",
+        "_epoch",
+        "_failure",
         "_held",
         "_held_bytes",
         "_held_response",
@@ -161,6 +163,9 @@ class Exchange(Timed):
         self.response_complete = False
         self._request: Request | None = None
         self._depth = 0
+        self._epoch = 0
+        """Counts failures: a step that began before the last one has nothing more to say."""
+        self._failure: tuple[Cause, str] | None = None
         self._around: list[tuple[int, asyncio.Future[Response]]] | None = None
         self._tasks: set[asyncio.Task[None]] | None = None
         self._held: list[bytes] | None = None
@@ -258,14 +263,15 @@ class Exchange(Timed):
         self.plan.handler.start(self)
 
     async def _await_request(self, hook: Hook, waiting: Awaitable[Response | None]) -> None:
+        epoch = self._epoch
         try:
             result = await waiting
         except Exception as error:
-            if not self.ended:
+            if not self.ended and epoch == self._epoch:
                 self._depth -= 1
                 self._hook_failed(hook, error)
             return
-        if self.ended:
+        if self.ended or epoch != self._epoch:
             return
         if result is None:
             self._run_request_hooks()
@@ -274,15 +280,22 @@ class Exchange(Timed):
             self.respond(result)
 
     async def _run_around(self, hook: Hook, index: int) -> None:
+        epoch = self._epoch
+
         async def call_next(request: Request) -> Response:
+            nonlocal epoch
             if self._around and self._around[-1][0] == index:
                 raise RuntimeError("call_next can be awaited once")
+            if self.ended or epoch != self._epoch:
+                raise RuntimeError("the exchange has been answered meanwhile")
             future: asyncio.Future[Response] = self.down.loop.create_future()
             if self._around is None:
                 self._around = []
             self._around.append((index, future))
             self._run_request_hooks()
-            return await future
+            response = await future
+            epoch = self._epoch  # a failure further in is an answer like any other
+            return response
 
         assert hook.around is not None
         try:
@@ -290,13 +303,13 @@ class Exchange(Timed):
             if not isinstance(response, Response):
                 raise TypeError(f"{hook.name} returned {type(response).__name__}, not a Response")
         except Exception as error:
-            if not self.ended:
+            if not self.ended and epoch == self._epoch:
                 self._abandon_attempt()
                 self._depth = index
                 self._drop_around(index)
                 self._hook_failed(hook, error)
             return
-        if self.ended:
+        if self.ended or epoch != self._epoch:
             return
         self._drop_around(index)
         if self._depth > index and response is not self.response and self.attempt is not None:
@@ -368,8 +381,7 @@ class Exchange(Timed):
         self._held_bytes += len(data)
         if self._collector is not None and self.response is None:
             if self._held_bytes > self.plan.max_buffered_body_bytes:
-                self._collector.set_exception(BodyTooLarge(self.plan.max_buffered_body_bytes))
-                self._collector = None
+                self._settle_collector(error=BodyTooLarge(self.plan.max_buffered_body_bytes))
         elif self._held_bytes > HELD_BYTES and not self._read_paused:
             self._read_paused = True
             self.down.pause_request()
@@ -381,12 +393,15 @@ class Exchange(Timed):
         if attempt is not None:
             attempt.send_end(trailers)
         elif self._collector is not None and self.response is None:
-            self._collector.set_result(b"".join(self._held or ()))
-            self._collector = None
+            self._settle_collector(self._held)
 
     def attempt_ready(self, attempt: Attempt) -> None:
         """The attempt has sent the head: give it what was held, then the rest as it comes."""
         self.attempt = attempt
+        if self._read_paused and not self.request_complete:
+            # First: what is sent now may fill the attempt, and then pauses reading again.
+            self._read_paused = False
+            self.down.resume_request()
         held = self._held
         if held is not None:
             self._held = None
@@ -396,9 +411,6 @@ class Exchange(Timed):
         if self.request_complete:
             if self.head.has_body:
                 attempt.send_end(self.request_trailers)
-        elif self._read_paused:
-            self._read_paused = False
-            self.down.resume_request()
 
     async def collect_request(self) -> bytes:
         if self.attempt is not None:
@@ -467,8 +479,9 @@ class Exchange(Timed):
 
     def on_whole_response(self, head: ResponseHead, body: bytes) -> None:
         """Head and content arrived together, and the attempt has let go: steps 5 to 7 at once."""
+        # Before anything is written: a client that fills up pauses what ``attempt`` points at.
+        self.attempt = None
         if not self._depth and self.down.send_whole(self, head, body):
-            self.attempt = None
             self.cause = None
             self.status = head.status
             self.bytes_out = len(body)
@@ -480,7 +493,6 @@ class Exchange(Timed):
                 self._held = None
                 self.down.exchange_ended(self)
             return
-        self.attempt = None
         self._response_end = []
         if body:
             self._held_response = [body]
@@ -500,6 +512,7 @@ class Exchange(Timed):
         """Answer with the problem of ``cause``; if the response has begun, break it off visibly."""
         if self.ended:
             return
+        self._epoch += 1
         self.cause = cause
         self.detail = detail
         if self.head_sent:
@@ -552,14 +565,15 @@ class Exchange(Timed):
     async def _await_response(
         self, hook: Hook, waiting: Awaitable[Response | None], response: Response
     ) -> None:
+        epoch = self._epoch
         try:
             result = await waiting
         except Exception as error:
-            if not self.ended:
+            if not self.ended and epoch == self._epoch:
                 self._abandon_attempt()
                 self._hook_failed(hook, error)
             return
-        if self.ended:
+        if self.ended or epoch != self._epoch:
             return
         if result is not None:
             response = self.response = result
@@ -567,7 +581,13 @@ class Exchange(Timed):
 
     def _send(self, response: Response) -> None:
         """Step 6."""
-        if self.ended:
+        if self.ended or self.head_sent:
+            return
+        if response.body is None and self._failure is not None:
+            # The content never came whole, and the filter that learnt of it went on all the same.
+            cause, detail = self._failure
+            self._failure = None
+            self.fail(cause, detail)
             return
         self.response = response
         self.status = response.status
@@ -619,8 +639,7 @@ class Exchange(Timed):
         if self._collector is not None:
             limit = self.plan.max_buffered_body_bytes
             if sum(map(len, held)) > limit:
-                self._collector.set_exception(BodyTooLarge(limit, Cause.RESPONSE_TOO_LARGE))
-                self._collector = None
+                self._settle_collector(error=BodyTooLarge(limit, Cause.RESPONSE_TOO_LARGE))
                 return
         elif self.attempt is not None and sum(map(len, held)) > limit:
             self.attempt.pause_response()
@@ -633,8 +652,7 @@ class Exchange(Timed):
             return
         self._response_end = trailers
         if self._collector is not None:
-            self._collector.set_result(b"".join(self._held_response or ()))
-            self._collector = None
+            self._settle_collector(self._held_response)
 
     def _finish_response(self, trailers: list[Field]) -> None:
         self.response_complete = True
@@ -647,11 +665,27 @@ class Exchange(Timed):
         held = b"".join(self._held_response or ())
         if len(held) > self.plan.max_buffered_body_bytes:
             raise BodyTooLarge(self.plan.max_buffered_body_bytes, Cause.RESPONSE_TOO_LARGE)
+        if self._failure is not None:
+            raise Refused(*self._failure)
         if self._response_end is not None or self.attempt is None:
             return held
         self._collector = self.down.loop.create_future()
         self.attempt.resume_response()
-        return await self._collector
+        return await asyncio.shield(self._collector)
+
+    def _settle_collector(
+        self, content: list[bytes] | None = None, error: Exception | None = None
+    ) -> None:
+        """Tell the filter that awaits a body; it may have been cancelled meanwhile."""
+        collector = self._collector
+        self._collector = None
+        if collector is None or collector.done():
+            return
+        if error is not None:
+            collector.set_exception(error)
+            collector.exception()  # seen, even if nobody awaits it any more
+        else:
+            collector.set_result(b"".join(content or ()))
 
     def on_upgraded(self, response: Response, far: TunnelEnd) -> None:
         """The service switched protocols: 101 passes the response phase, then the tunnel opens."""
@@ -664,8 +698,8 @@ class Exchange(Timed):
         self.attempt = None
         if self._collector is not None:
             # A filter awaits content that will not come: it learns why, and the client too.
-            self._collector.set_exception(Refused(cause, detail))
-            self._collector = None
+            self._failure = cause, detail
+            self._settle_collector(error=Refused(cause, detail))
             return
         self.fail(cause, detail, retry_after)
 
@@ -693,9 +727,7 @@ class Exchange(Timed):
             self._upgrade_far = None
             far.tunnel_lost()
         if self._collector is not None:
-            self._collector.set_exception(ClientGone("the client went away"))
-            self._collector.exception()  # marked as seen: the filter may be cancelled first
-            self._collector = None
+            self._settle_collector(error=ClientGone("the client went away"))
         self._end()
 
     def on_deadline(self, now: float) -> None:

@@ -128,6 +128,7 @@ _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _VALUE_BYTES: Final = bytes([9, *range(0x20, 0x7F), *range(0x80, 0x100)])
 
 _MAX_NAMES: Final = 1024
+_MAX_REMEMBERED_NAME: Final = 128
 _MAX_LINES: Final = 4096
 _MAX_REMEMBERED_LINE: Final = 256
 
@@ -175,9 +176,10 @@ def _learn_name(raw: bytes) -> tuple[bytes, int]:
             )  # Transfer_Encoding and X_Forwarded_For are attacks, whatever is allowed
     if _SECRET_NAME.search(name):
         kind |= Kind.SECRET
-    if len(_names) >= _MAX_NAMES:
-        _names.clear()
-    _names[raw] = name, kind
+    if len(raw) <= _MAX_REMEMBERED_NAME:
+        if len(_names) >= _MAX_NAMES:
+            _names.clear()
+        _names[raw] = name, kind
     return name, kind
 
 

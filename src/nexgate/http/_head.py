@@ -60,6 +60,8 @@ _METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELET
 _REASONS: Final = {s.value: s.phrase.encode() for s in HTTPStatus}
 _MAX_LENGTH_DIGITS: Final = 18  # below 2**63: no reader of the number can overflow
 
+_MAX_REMEMBERED: Final = 256
+
 _hosts: dict[bytes, bytes | None] = {}
 _connections: dict[bytes, tuple[bytes, ...] | None] = {}
 
@@ -200,9 +202,10 @@ def _learn_host(authority: bytes) -> bytes | None:
         host = m[1].lower().removesuffix(b".") or None
         if host is not None and b".." in host:
             host = None
-    if len(_hosts) >= 1024:
-        _hosts.clear()
-    _hosts[authority] = host
+    if len(authority) <= _MAX_REMEMBERED:
+        if len(_hosts) >= 1024:
+            _hosts.clear()
+        _hosts[authority] = host
     return host
 
 

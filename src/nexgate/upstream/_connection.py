@@ -142,6 +142,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._request_sent = True
         if self._chunked_request:
             self.transport.write(encode_last_chunk(trailers))
+        if self.state == _HEAD:
+            self.wheel.set(self, self.loop.time() + self._timeouts.first_byte)
 
     def pause_response(self) -> None:
         if not self._is_paused and self.state != _CLOSED:
@@ -322,6 +324,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
             and self._request_sent
             and instance.on_response is None
             and not self._write_full
+            and not self._is_paused
         ):
             # The whole response in one read, the most common case by far.
             self.exchange = None

@@ -57,9 +57,11 @@ def encode_request_head(exchange: Exchange, host: bytes, drop: int) -> bytes:
 def _encode_rest(exchange: Exchange, head: RequestHead, host: bytes, drop: int) -> bytes:
     lines = [b"Host: " + host]
     if head.named or head.flags & Kind.RARE:
+        # Connection may name what the client sent, not what a policy has set since.
+        sent = {id(field) for field in head.fields}
         for field in exchange.fields:
             name = field[0]
-            if field[3] & drop or name in head.named:
+            if field[3] & drop or (name in head.named and id(field) in sent):
                 continue
             if name == b"expect" and not head.expects_continue:
                 continue  # already satisfied here

@@ -220,6 +220,7 @@ class InstanceState:
                 head = encode_request_head(exchange, host, self.drop)
                 connection.start(exchange, head, self.loop.time())
                 return
+        self._drop_void()
         if len(self._waiting) - self._connecting >= self.limits.max_waiting:
             self.finished(exchange)
             exchange.on_failed(
@@ -307,6 +308,7 @@ class InstanceState:
 
     def _settle(self) -> None:
         """Open as many connections as there is demand for, within the limit."""
+        self._drop_void()
         wanted = len(self._waiting) - self._connecting
         room = self.limits.max_connections - self.connections - self._connecting
         for _ in range(min(wanted, room)):
@@ -337,6 +339,11 @@ class InstanceState:
         except asyncio.CancelledError:
             self._connecting -= 1
             raise
+        except (
+            Exception
+        ):  # whatever a resolver or a TLS library thinks of: nobody may wait for ever
+            cause = Cause.UPSTREAM_UNREACHABLE
+            _log.exception("cannot connect to %s", self.url)
         else:
             self.connections += 1
             if connection.is_usable:
@@ -405,6 +412,15 @@ class InstanceState:
         if now > self._complained_at + 1.0:
             self._complained_at = now
             _log.warning("cannot open a connection to %s: %s", self.url, error.strerror)
+
+    def _drop_void(self) -> None:
+        """Forget those at the head of the queue that no longer wait: the oldest leave first."""
+        waiting = self._waiting
+        while waiting:
+            exchange = waiting[0].exchange
+            if exchange is not None and exchange.instance is self and exchange.attempt is None:
+                return
+            self.wheel.forget(waiting.popleft())
 
     def _next_waiting(self) -> Exchange | None:
         """The first in the queue that still wants a connection from here."""

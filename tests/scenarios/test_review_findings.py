@@ -1,0 +1,210 @@
+"""Holes that a review of the core found, each as it was found."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.conftest import gateway_to, in_front_of
+
+from nexgate import Response
+from nexgate.testing import (
+    Close,
+    ExpectHead,
+    Hang,
+    RawClient,
+    ReadRequest,
+    RecordingUpstream,
+    ScriptedUpstream,
+    Send,
+    SendSlowly,
+    Sleep,
+    canned,
+    wait_until,
+)
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+async def test_a_client_that_does_not_read_leaves_the_pool_as_it_was(
+    upstream: RecordingUpstream,
+) -> None:
+    """Its full buffer paused a connection that had been given back, and others got 504."""
+    upstream.answer = canned(200, bytes(20_000), [("Date", "x")])
+    timeout = {"first_byte": "1s"}
+    async with in_front_of(upstream.url, timeout=timeout) as served:
+        lazy = RawClient(served.url, read_ahead_bytes=0, receive_buffer_bytes=4096)
+        async with lazy, RawClient(served.url) as innocent:
+            await lazy.send(GET * 400)
+            await wait_until(
+                lambda: any(not c.is_writable for c in served.runtime.edge.connections)
+            )
+            for _ in range(20):
+                assert (await innocent.request(GET)).status == 200
+
+
+async def test_a_filter_that_wakes_after_the_failure_has_nothing_to_say() -> None:
+    """It sent its 200, and the 502 went out as content."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\npart"
+    async with ScriptedUpstream([ExpectHead(), Send(head), Sleep(0.1), Close()]) as upstream:
+        gateway = gateway_to(upstream.url)
+
+        @gateway.filter()
+        async def outer(request: Any, response: Response) -> None:
+            await asyncio.sleep(0.3)
+
+        @gateway.filter()
+        async def inner(request: Any, response: Response) -> None:
+            await asyncio.sleep(0.2)
+
+        async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
+            response = await client.request(GET)
+            assert response.status == 502
+            assert response.complete
+            assert bytes(client.received).count(b"HTTP/1.1") == 1
+
+
+async def test_a_request_that_was_refused_is_not_forwarded_later(
+    upstream: RecordingUpstream,
+) -> None:
+    gateway = gateway_to(upstream.url, timeout={"total": "200ms"})
+
+    @gateway.filter()
+    async def slow(request: Any) -> None:
+        await asyncio.sleep(0.5)
+
+    @gateway.filter()
+    async def answer_slowly(request: Any, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        await asyncio.sleep(0.6)
+        return response
+
+    async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
+        assert (await client.request(GET)).status == 504
+        await asyncio.sleep(0.7)
+    assert upstream.requests == []
+
+
+async def test_the_total_time_ends_a_tunnel_on_both_sides() -> None:
+    switch = (
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
+    async with (
+        ScriptedUpstream([ExpectHead(), Send(switch), Hang()]) as upstream,
+        in_front_of(upstream.url, timeout={"total": "300ms"}) as served,
+        RawClient(served.url) as client,
+    ):
+        await client.send(
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        )
+        await client.read_until(b"\r\n\r\n")
+        assert await client.read_eof() == b"\x88\x02\x03\xe9"
+        await wait_until(lambda: upstream.open_connections == 0)
+        await wait_until(lambda: not served.runtime.edge.tunnels)
+
+
+async def test_connection_cannot_name_what_the_gateway_sets(upstream: RecordingUpstream) -> None:
+    """Or a client could take away the identity that a policy gave it."""
+    gateway = gateway_to(upstream.url)
+
+    @gateway.filter()
+    def identify(request: Any) -> None:
+        request.headers["X-User"] = "ada"
+
+    async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
+        await client.request(
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: X-User, X-Mine\r\nX-Mine: 1\r\n\r\n"
+        )
+    assert upstream.last.values("x-user") == ["ada"]
+    assert upstream.last.values("x-mine") == []
+
+
+async def test_a_large_upload_after_a_pause_goes_on(upstream: RecordingUpstream) -> None:
+    """Reading stayed paused for ever when the client had not read its answers first."""
+    upstream.answer = lambda request: canned(200, bytes(300_000 if request.method == "GET" else 2))
+    async with in_front_of(upstream.url, {"timeouts": {"body": "2s"}}) as served:
+        client = RawClient(served.url, read_ahead_bytes=0, receive_buffer_bytes=4096, timeout=10)
+        async with client:
+            body = bytes(400_000)
+            post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+            sender = asyncio.ensure_future(client.send(GET * 3 + post + body, timeout=10))
+            await asyncio.sleep(0.3)
+            for _ in range(3):
+                assert len((await client.read_response()).body) == 300_000
+            assert (await client.read_response()).status == 200
+            await sender
+
+
+async def test_an_idle_client_with_unread_bytes_is_closed_all_the_same(
+    upstream: RecordingUpstream,
+) -> None:
+    upstream.answer = canned(200, bytes(3_000_000))
+    section = {"timeouts": {"idle": "300ms", "write": "500ms"}}
+    async with in_front_of(upstream.url, section) as served:
+        client = RawClient(served.url, read_ahead_bytes=0, receive_buffer_bytes=4096)
+        async with client:
+            await client.send(GET)
+            await wait_until(lambda: not served.runtime.edge.connections, 6)
+
+
+async def test_a_flowing_answer_to_a_half_closed_client_goes_on() -> None:
+    wire = b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n"
+    async with (
+        ScriptedUpstream(
+            [ReadRequest(), Send(wire), SendSlowly(b"0123456789" * 2, 0.05)]
+        ) as upstream,
+        in_front_of(upstream.url, {"timeouts": {"half_close": "300ms"}}) as served,
+        RawClient(served.url) as client,
+    ):
+        await client.send(GET)
+        client.half_close()
+        response = await client.read_response()
+        assert response.body == b"0123456789" * 2
+
+
+async def test_tables_of_what_was_seen_keep_nothing_large(upstream: RecordingUpstream) -> None:
+    from nexgate.http import _fields, _head
+
+    async with in_front_of(upstream.url) as served, RawClient(served.url) as client:
+        for n in range(5):
+            name = b"X" * 20_000 + b"%d" % n
+            await client.request(b"GET / HTTP/1.1\r\nHost: a\r\n" + name + b": 1\r\n\r\n")
+            await client.request(b"GET /" + b"p" * 4000 + b"%d HTTP/1.1\r\nHost: a\r\n\r\n" % n)
+        async with RawClient(served.url) as other:
+            host = b"h" * 20_000
+            await other.request(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+        routes = served.runtime.edge.snapshot.known_routes
+        assert routes is not None
+        for table in (_fields._names, _head._hosts, _fields.LINES):
+            assert all(len(key) <= 512 for key in table)
+        assert all(sum(map(len, key)) <= 1024 for key in routes)
+
+
+async def test_a_name_that_tls_cannot_use_is_502_and_hangs_nobody(
+    upstream: RecordingUpstream,
+) -> None:
+    url = f"https://127.0.0.1:{upstream.port}"
+    tls = {"server_name": ".example.com"}
+    async with in_front_of(url, tls=tls) as served, RawClient(served.url) as client:
+        assert (await client.request(GET)).status == 502
+        instance = next(iter(served.runtime.services["upstream"].instances.values()))
+        assert instance._connecting == 0
+
+
+@pytest.mark.parametrize("swallow", [True, False])
+async def test_a_cut_answer_is_told_to_the_filter_and_to_the_client(swallow: bool) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\npart"
+    async with ScriptedUpstream([ExpectHead(), Send(head), Sleep(0.05), Close()]) as upstream:
+        gateway = gateway_to(upstream.url)
+
+        @gateway.filter()
+        async def read(request: Any, response: Response) -> None:
+            try:
+                await response.read()
+            except Exception:
+                if not swallow:
+                    raise
+
+        async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
+            assert (await client.request(GET)).status == 502
