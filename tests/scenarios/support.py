@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import re
 import resource
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -184,6 +186,16 @@ class Running(Process):
 
     def outcomes(self) -> list[str]:
         return re.findall(r"reloaded \(|stays as it was|listening on", self.said)
+
+
+@contextlib.contextmanager
+def machine_to_itself() -> Iterator[None]:
+    """One at a time, whatever the number of test processes: for runs that measure, and for runs
+    that would disturb them.
+    """
+    with (Path(tempfile.gettempdir()) / f"nexgate-measures-{os.getuid()}").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def is_alive(pid: int) -> bool:

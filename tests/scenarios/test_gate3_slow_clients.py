@@ -13,14 +13,24 @@ import resource
 from pathlib import Path
 
 import pytest
-from tests.scenarios.support import HERE, Load, Origin, Process, Running, cpu_seconds, show, toml
+from tests.scenarios.support import (
+    HERE,
+    Load,
+    Origin,
+    Process,
+    Running,
+    cpu_seconds,
+    machine_to_itself,
+    show,
+    toml,
+)
 
 from nexgate.testing import wait_until
 
 HEAD_TIMEOUT = 3.0
 
 
-async def slow_crowd(tmp_path: Path, heads: int, bodies: int, readers: int, rate: float) -> None:
+async def slow_crowd(tmp_path: Path, heads: int, bodies: int, readers: int) -> None:
     limits = f'timeouts = {{ head = "{HEAD_TIMEOUT}s" }}'
     async with (
         Origin() as origin,
@@ -33,9 +43,13 @@ async def slow_crowd(tmp_path: Path, heads: int, bodies: int, readers: int, rate
         ) as gateway,
     ):
         (worker,) = gateway.workers()
-        good = {"mode": "open", "rate": rate, "duration": 6.0, "connections": 500}
+        async with Load(gateway.port, connections=32, requests=8000) as load:
+            report = await load.report()
+        # Half of what this machine can do at this moment: other tests run beside this one.
+        rate = min(3000.0, 0.5 * report["asked"] / report["seconds"])
+        good = {"mode": "open", "rate": rate, "duration": 5.0, "connections": 4000}
         async with Load(gateway.port, **good) as load:
-            alone = await load.report()
+            before = await load.report()
         arguments = map(str, (gateway.port, heads, bodies, readers))
         async with Process(str(HERE / "crowd.py"), *arguments) as crowd:
             assert await crowd.line() == "there\n"
@@ -47,10 +61,13 @@ async def slow_crowd(tmp_path: Path, heads: int, bodies: int, readers: int, rate
             crowd.process.stdin.write(b"\n")
             await wait_until(lambda: crowd.lines, 10.0)
             fate = json.loads(await crowd.line())
+        async with Load(gateway.port, **good) as load:
+            after = await load.report()
+        p99_alone = max(before["latency"]["p99"], after["latency"]["p99"])
         show(
             crowd=(heads, bodies, readers),
             rate=rate,
-            p99_alone_ms=alone["latency"]["p99"] * 1000,
+            p99_alone_ms=p99_alone * 1000,
             p99_beside_ms=beside["latency"]["p99"] * 1000,
             max_beside_ms=beside["latency"]["max"] * 1000,
             answered=beside["statuses"],
@@ -60,10 +77,10 @@ async def slow_crowd(tmp_path: Path, heads: int, bodies: int, readers: int, rate
         assert beside["kinds"] == {}
         assert set(beside["statuses"]) == {"200"}
         # The floor is for machines that do other things as well.
-        assert beside["latency"]["p99"] < max(2 * alone["latency"]["p99"], 0.010)
+        assert beside["latency"]["p99"] < max(2 * p99_alone, 0.010)
         # Every slow head was told so, on time; nobody else was cut off.
         assert fate["outcomes"] == {"heads 408": heads}
-        assert fate["longest"] < HEAD_TIMEOUT + 1.0
+        assert fate["longest"] < HEAD_TIMEOUT + 1.5
         assert fate["open"] == {"bodies": bodies, "readers": readers}
         # Gone, they leave nothing behind.
         files = Path(f"/proc/{worker}/fd")
@@ -77,7 +94,7 @@ async def is_calm(worker: int) -> bool:
 
 
 async def test_gate3_a_few_hundred_slow_clients_disturb_nobody(tmp_path: Path) -> None:
-    await slow_crowd(tmp_path, 200, 200, 100, rate=1000)
+    await slow_crowd(tmp_path, 200, 200, 100)
 
 
 @pytest.mark.slow
@@ -88,4 +105,5 @@ async def test_gate3_five_thousand_slow_clients_disturb_nobody(tmp_path: Path) -
     if part < 1.0:
         show(scaled_to=part, because=f"only {hard} files may be open")
     heads, bodies, readers = int(2000 * part), int(2000 * part), int(1000 * part)
-    await slow_crowd(tmp_path, heads, bodies, readers, rate=3000)
+    with machine_to_itself():
+        await slow_crowd(tmp_path, heads, bodies, readers)
