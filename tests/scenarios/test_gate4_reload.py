@@ -36,7 +36,7 @@ def version(number: int, *urls: str, **options: object) -> str:
 
 
 async def reloads_under_load(tmp_path: Path, *, reloads: int, pause: float) -> dict[str, object]:
-    """As many requests as sixteen connections can carry, from before the first to after the last."""
+    """As many requests as sixteen connections carry, from before the first to after the last."""
     async with (
         Origin("a") as one,
         Origin("b") as two,
