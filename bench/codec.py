@@ -20,7 +20,7 @@ HEAD = (
     b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/120\r\n"
     b"Accept: application/json, text/plain, */*\r\nAccept-Encoding: gzip, deflate, br\r\n"
     b"Accept-Language: en-US,en;q=0.9,de;q=0.8\r\nX-Requested-With: XMLHttpRequest\r\n"
-    b"Authorization: Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abcdefghijklmnopqrstuvwxyz01234\r\n"
+    b"Authorization: Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abcdefghijklmnopqrstuvwxyz\r\n"
     b"Cookie: session=0123456789abcdef0123456789abcdef; theme=dark\r\nCache-Control: no-cache\r\n"
     b"Referer: https://app.example.com/dashboard"
 )

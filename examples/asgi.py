@@ -1,4 +1,7 @@
-"""An ASGI application on the gateway's own edge. `nexgate run examples/asgi.py`, then `curl localhost:8000/app`."""
+"""An ASGI application on the gateway's own edge.
+
+Run it with `nexgate run examples/asgi.py`, then `curl localhost:8000/app`.
+"""
 
 from nexgate import Gateway
 

@@ -1,4 +1,7 @@
-"""Filters: before, after and around. `nexgate run examples/filters.py`, then `curl -i localhost:8000/hello`."""
+"""Filters: before, after and around.
+
+Run it with `nexgate run examples/filters.py`, then `curl -i localhost:8000/hello`.
+"""
 
 import time
 

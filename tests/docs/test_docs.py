@@ -1,4 +1,4 @@
-"""The documentation tells the truth: its blocks run, its links lead somewhere, every cause has its section."""
+"""The documentation tells the truth: its blocks run, and its links lead somewhere."""
 
 from __future__ import annotations
 

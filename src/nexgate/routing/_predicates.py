@@ -8,6 +8,7 @@ several times fulfils a condition if any of its values does.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -68,7 +69,9 @@ class Regex:
 
     def __post_init__(self) -> None:
         try:
-            object.__setattr__(self, "_compiled", re.compile(self.pattern))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # see routing/config.py
+                object.__setattr__(self, "_compiled", re.compile(self.pattern))
         except re.error as error:
             raise ConfigError(f"regular expression {self.pattern!r}: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final
 
@@ -63,7 +64,10 @@ def _regex(value: object) -> str:
     if not isinstance(value, str):
         raise wrong("must be a regular expression")
     try:
-        re.compile(value)
+        with warnings.catch_warnings():
+            # "Possible nested set" is Python's doubt about its future, not a problem of the file.
+            warnings.simplefilter("ignore", FutureWarning)
+            re.compile(value)
     except (re.error, RecursionError, OverflowError) as error:
         raise wrong("is not a regular expression of Python", str(error)) from None
     return str(value)
