@@ -114,7 +114,9 @@ class Snapshot:
                     origin.forward_base_for = head.authority
             else:
                 base = known_base
-        if flags & Kind.REQUEST_ID:
+        if flags & Kind.REQUEST_ID and (
+            self.trust_request_id or origin.trust_peer or self.forwarded.trusted
+        ):
             request_id = self._believed_id(head, origin) or request_id
         exchange = Exchange(
             down,

@@ -218,7 +218,9 @@ class InstanceState:
             if connection.state == 0 and not connection.transport.is_closing():  # is_usable
                 host = self.host or exchange.head.authority or self.address.authority
                 head = encode_request_head(exchange, host, self.drop)
-                connection.start(exchange, head, self.loop.time())
+                # Without hooks the exchange began just now: no need to ask for the time again.
+                now = self.loop.time() if exchange.plan.hooks else exchange.started
+                connection.start(exchange, head, now)
                 return
         self._drop_void()
         if len(self._waiting) - self._connecting >= self.limits.max_waiting:
