@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import tracemalloc
 from random import Random
@@ -75,7 +76,11 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # a list of names is all it takes
 
 
-async def test_gate1_after_a_storm_everything_is_as_it_was() -> None:
+async def test_gate1_after_a_storm_everything_is_as_it_was(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # pytest keeps what is logged, a megabyte of refusals if a test before has raised the level.
+    caplog.set_level(logging.WARNING, logger="nexgate")
     section = {"timeouts": {"head": "1s", "body": "1s", "idle": "1s", "half_close": "200ms"}}
     async with (
         ScriptedUpstream(hostile_service) as upstream,
