@@ -10,6 +10,7 @@ import os
 import tracemalloc
 from random import Random
 
+import pytest
 from tests.conftest import in_front_of
 from tests.fuzz.mutations import pieces, response, traffic
 from tests.scenarios.support import GET, show
