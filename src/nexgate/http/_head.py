@@ -278,31 +278,40 @@ def parse_request_line(line: bytes, max_target_bytes: int) -> tuple[bytes, bytes
     return method, target, http10
 
 
+def _read_fields(lines: list[bytes], cause: Cause) -> tuple[list[Field], int, list[Field] | None]:
+    """Fields, their kinds or-ed, and those that change how the message is read."""
+    fields: list[Field] = []
+    known = LINES.get
+    special: list[Field] | None = None
+    flags = 0
+    try:
+        for line in lines:
+            field = known(line)
+            if field is None:
+                field = parse_field_line(line)
+            fields.append(field)
+            kind = field[3]
+            flags |= kind
+            if kind & 2:  # Kind.SEEN, spelled out: this is the innermost loop of the gateway
+                if special is None:
+                    special = [field]
+                else:
+                    special.append(field)
+    except InvalidField as error:
+        raise Refused(cause, error.args[0]) from None
+    return fields, flags, special
+
+
 def parse_request_fields(section: bytes, max_fields: int, *, http10: bool) -> RequestHead:
     """The fields of a request: ``section`` is what stands between request line and empty line."""
     fields: list[Field] = []
-    known = LINES.get
-    special = None
+    special: list[Field] | None = None
     flags = 0
     if section:
         lines = section.split(b"\r\n")
         if len(lines) > max_fields:
             raise Refused(Cause.HEAD_TOO_LARGE, f"the limit is {max_fields} fields")
-        try:
-            for line in lines:
-                field = known(line)
-                if field is None:
-                    field = parse_field_line(line)
-                fields.append(field)
-                kind = field[3]
-                flags |= kind
-                if kind & 2:  # Kind.SEEN, spelled out: this is the innermost loop of the gateway
-                    if special is None:
-                        special = [field]
-                    else:
-                        special.append(field)
-        except InvalidField as error:
-            raise Refused(Cause.BAD_REQUEST, error.args[0]) from None
+        fields, flags, special = _read_fields(lines, Cause.BAD_REQUEST)
     head = RequestHead(fields, http10=http10)
     head.flags = flags
     authority = _read_special(head, special) if special is not None else None
@@ -471,26 +480,7 @@ def parse_response_head(head: bytes, max_fields: int, *, head_request: bool) -> 
     if minor == b"0":
         response.http10 = True
         response.keep_alive = False
-    fields = response.fields
-    known = LINES.get
-    special = None
-    flags = 0
-    try:
-        for line in lines[1:]:
-            field = known(line)
-            if field is None:
-                field = parse_field_line(line)
-            fields.append(field)
-            kind = field[3]
-            flags |= kind
-            if kind & 2:
-                if special is None:
-                    special = [field]
-                else:
-                    special.append(field)
-    except InvalidField as error:
-        raise Refused(Cause.UPSTREAM_MALFORMED, error.args[0]) from None
-    response.flags = flags
+    response.fields, response.flags, special = _read_fields(lines[1:], Cause.UPSTREAM_MALFORMED)
     chunked = special is not None and _read_special_response(response, special)
     # RFC 9112 §6.3: in this order.
     if head_request or status == 204 or status == 304 or status < 200:
