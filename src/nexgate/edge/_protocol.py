@@ -423,9 +423,20 @@ class EdgeConnection(asyncio.Protocol, Timed):
         self, method: bytes, path: bytes, query: bytes | None, head: RequestHead, rest: bytes
     ) -> None:
         edge = self.edge
+        body: bytes | None = None
         if not head.has_body:
             self.state = _WAIT
             self.deadline = NEVER
+        elif (
+            head.content_length is not None
+            and len(rest) >= head.content_length
+            and not head.expects_continue
+        ):
+            # The content came with the head: it leaves with the head, too.
+            self.state = _WAIT
+            self.deadline = NEVER
+            body = rest[: head.content_length]
+            rest = rest[head.content_length :]
         else:
             if head.chunked:
                 self.state = _BODY_CHUNKED
@@ -441,7 +452,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
         if rest and self.state == _WAIT:
             self._keep_ahead(rest)
             rest = b""
-        edge.dispatch(self, method, path, query, head)
+        edge.dispatch(self, method, path, query, head, body)
         if rest and self.state in (_BODY_FIXED, _BODY_CHUNKED):
             rest = self._read_body(rest)
             if rest:

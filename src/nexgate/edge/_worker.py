@@ -138,8 +138,11 @@ class EdgeState:
         path: bytes,
         query: bytes | None,
         head: RequestHead,
+        body: bytes | None = None,
     ) -> None:
-        """Begin the exchange of a head that ``connection`` has read."""
+        """Begin the exchange of a head that ``connection`` has read, with its content if that is
+        here already.
+        """
         try:
             exchange, plan = self.snapshot.open(
                 connection,
@@ -156,6 +159,8 @@ class EdgeState:
             connection._refuse(refused)
             return
         connection.exchange = exchange
+        if body is not None:
+            exchange.take_whole(body)
         if method == b"OPTIONS" and (path == b"*" or head.max_forwards == 0):
             # Asked of us, not of a service (RFC 9110 §7.6.2, §9.3.7).
             exchange.respond(Response(204))

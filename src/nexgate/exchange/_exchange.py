@@ -361,6 +361,21 @@ class Exchange(Timed):
 
     # ---------------------------------------------------------------- request content
 
+    def take_whole(self, body: bytes) -> None:
+        """All content of the request, before it begins."""
+        self._held = [body]
+        self._held_bytes = self.bytes_in = len(body)
+        self.request_complete = True
+
+    def take_held(self) -> list[bytes] | None:
+        """What an attempt sends with its head: the content, when all of it is here."""
+        held = self._held
+        if held is None or not self.request_complete:
+            return None
+        self._held = None
+        self._held_bytes = 0
+        return held
+
     def on_request_data(self, data: bytes) -> None:
         """Content from the client. ``fail`` answers 413 when it passes the route's limit."""
         self.bytes_in += len(data)

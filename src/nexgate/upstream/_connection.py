@@ -101,18 +101,24 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self._interims = 0
         request = exchange.head
         self._chunked_request = request.chunked
-        self._request_sent = not request.has_body
         self.sent_at = now
+        if not request.has_body:
+            self._request_sent = True
+        elif not request.chunked and (held := exchange.take_held()) is not None:
+            self._request_sent = True
+            head = b"".join((head, *held))
+        else:
+            self._request_sent = False
         self.transport.write(head)
         deadline = now + self._timeouts.first_byte
         if self._slot >= 0 and self._slot * TICK <= deadline:
             self.deadline = deadline  # what Wheel.set would do, without the call
         else:
             self.wheel.set(self, deadline)
-        if exchange._held is not None or not self._request_sent:
-            exchange.attempt_ready(self)
-        else:
+        if self._request_sent:
             exchange.attempt = self
+        else:
+            exchange.attempt_ready(self)
 
     def close(self) -> None:
         """Close without further ado; the instance forgets the connection when it is lost."""
