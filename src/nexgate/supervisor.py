@@ -270,7 +270,7 @@ class _Supervisor:
         if pid == 0:
             code = 1
             try:
-                sockets = [self.sockets[each["address"]] for each in facts.listen]
+                sockets = [self.sockets[each["key"]] for each in facts.listen]
                 self._become_child(ours, keep=sockets)
                 code = worker_main(text, self.path, self.overrides, sockets, theirs)
             except BaseException:
@@ -345,7 +345,7 @@ class _Supervisor:
         for child in self.children.values():
             if child.generation != self.generation and not child.is_leaving:
                 self._drain(child)
-        where = ", ".join(self.urls[each["address"]] for each in facts.listen)
+        where = ", ".join(self.urls[each["key"]] for each in facts.listen)
         _log.info(
             "listening on %s (%s, %s, %s)",
             where,
@@ -369,10 +369,12 @@ class _Supervisor:
             child.control.settimeout(5.0)
             child.control.sendall(data)
         except OSError:
+            # It may have got half a frame: nothing it hears from here on would be understood. A
+            # worker without a supervisor drains, and is replaced.
             _log.warning("worker %d does not listen", child.pid)
-        finally:
-            if child.control.fileno() >= 0:
-                child.control.setblocking(False)
+            child.control.close()
+        else:
+            child.control.setblocking(False)
 
     def _reap(self) -> None:
         while True:
@@ -402,7 +404,8 @@ class _Supervisor:
         now = time.monotonic()
         if now - child.started > _STABLE_SECONDS:
             self.backoff = 0.0
-        if not self.announced and not child.is_ready:
+        if not self.announced and not child.is_ready and code >= 0:
+            # It said why. One that was killed (by whoever frees memory) deserves another try.
             _log.error("worker %d could not start (%s)", child.pid, how)
             return
         wait = self.backoff
@@ -552,7 +555,7 @@ class _Supervisor:
             self._reload(why)
 
     def _close_listeners_but(self, facts: _Facts | None) -> None:
-        wanted = {each["address"] for each in facts.listen} if facts is not None else set()
+        wanted = {each["key"] for each in facts.listen} if facts is not None else set()
         for address in [a for a in self.sockets if a not in wanted]:
             self._close_listener(self.sockets.pop(address))
 
@@ -561,16 +564,16 @@ class _Supervisor:
         from nexgate.edge.config import parse_listen_address
 
         for each in facts.listen:
-            address = each["address"]
-            if address not in self.sockets:
+            key, address = each["key"], each["address"]
+            if key not in self.sockets:
                 parsed = parse_listen_address(address)
                 try:
-                    self.sockets[address] = bind(parsed.host, parsed.port, parsed.path)
+                    self.sockets[key] = bind(parsed.host, parsed.port, parsed.path)
                 except OSError as error:
                     reason = error.strerror or str(error)
                     raise OSError(error.errno, f"cannot listen on {address}: {reason}") from None
-            url = Listener(self.sockets[address]).url
-            self.urls[address] = url.replace("http:", "https:", 1) if each["tls"] else url
+            url = Listener(self.sockets[key]).url
+            self.urls[key] = url.replace("http:", "https:", 1) if each["tls"] else url
 
     def _close_listener(self, sock: socket.socket) -> None:
         if sock.family == socket.AF_UNIX:
@@ -694,6 +697,8 @@ def _examine(text: str, path: Path, overrides: Overrides) -> bytes:
         {
             "listen": [
                 {
+                    # Port 0 is another port each time it is asked for.
+                    "key": str(e.parsed) if e.parsed.port else f"{e.parsed}#{at}",
                     "address": str(e.parsed),
                     "tls": e.tls is not None,
                     "trusted": e.trusted,
@@ -702,7 +707,7 @@ def _examine(text: str, path: Path, overrides: Overrides) -> bytes:
                     if e.tls is not None
                     else "",
                 }
-                for e in section.listen
+                for at, e in enumerate(section.listen)
             ],
             "workers": _processors() if workers == "auto" else workers,
             "reload": section.reload,

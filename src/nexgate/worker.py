@@ -16,7 +16,6 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -129,7 +128,7 @@ class Worker:
         reader.cancel()
         memory.stop()
         await runtime.aclose()
-        self._flush_logs(AccessLog.flush)
+        self._close_log()
 
     def stop(self) -> None:
         self._stop.set()
@@ -152,7 +151,7 @@ class Worker:
                 if verb == "drain":
                     self.stop()
                 elif verb == "logs":
-                    self._flush_logs(AccessLog.reopen)
+                    self._close_log()
                 elif verb == "reload":
                     try:
                         await self.reload(payload)
@@ -162,9 +161,9 @@ class Worker:
                     else:
                         await loop.sock_sendall(control, frame("reloaded"))
 
-    def _flush_logs(self, action: Callable[[AccessLog], None]) -> None:
+    def _close_log(self) -> None:
         if self._runtime is not None and isinstance(self._runtime.edge.exchange_log, AccessLog):
-            action(self._runtime.edge.exchange_log)
+            self._runtime.edge.exchange_log.close()
 
     async def reload(self, text: str) -> None:
         """Swap to another version of the file. On any error nothing has changed."""
@@ -192,7 +191,7 @@ class Worker:
                 before.access_log,
                 before.access_log_format,
             ):
-                self._flush_logs(AccessLog.flush)
+                self._close_log()
                 runtime.edge.exchange_log = access_log(
                     section.access_log, section.access_log_format
                 )

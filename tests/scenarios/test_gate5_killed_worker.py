@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -92,3 +93,54 @@ async def test_gate5_without_a_supervisor_workers_drain_and_free_the_port(tmp_pa
         ) as again:
             assert again.port == gateway.port
             assert (await get(again.port)).status == 200
+
+
+async def test_a_first_worker_killed_before_it_is_ready_is_replaced(tmp_path: Path) -> None:
+    """Whoever frees memory kills early ones, too."""
+    count = tmp_path / "loads"
+    text = f"""
+import os, pathlib, signal
+from nexgate import Gateway
+loads = pathlib.Path({str(count)!r})
+loads.touch()
+with loads.open("a") as file:
+    file.write("x")
+if len(loads.read_text()) == 2:  # the checker was first, this is the worker
+    os.kill(os.getpid(), signal.SIGKILL)
+gateway = Gateway(listen="127.0.0.1:0", reload=False)
+gateway.route("/*", respond=204)
+"""
+    async with Running(tmp_path / "gateway.py", text) as gateway:
+        assert "died (signal SIGKILL)" in gateway.said
+        assert (await get(gateway.port)).status == 204
+
+
+async def test_a_worker_that_does_not_listen_to_its_supervisor_is_replaced(tmp_path: Path) -> None:
+    """It may have heard half a sentence: the next would be misunderstood."""
+    async with (
+        Origin() as origin,
+        Running(tmp_path / "gateway.toml", toml(origin.url)) as gateway,
+    ):
+        (deaf,) = gateway.workers()
+        os.kill(deaf, signal.SIGSTOP)
+        # More than the control socket holds, so that the supervisor cannot hand it over.
+        gateway.path.write_text(toml(origin.url) + "#" * 2_000_000)
+        gateway.signal(signal.SIGHUP)
+        await gateway.says(f"worker {deaf} does not listen")
+        os.kill(deaf, signal.SIGCONT)
+        await wait_until(lambda: gateway.workers() not in ([], [deaf]), 20.0)
+        assert (await get(gateway.port)).status == 200
+        gateway.signal(signal.SIGTERM)
+        assert await gateway.wait() == 0
+
+
+async def test_two_listeners_on_any_port_have_a_port_each(tmp_path: Path) -> None:
+    text = toml("http://127.0.0.1:1").replace(
+        'listen = "127.0.0.1:0"', 'listen = ["127.0.0.1:0", "127.0.0.1:0"]'
+    )
+    text = text.replace('service = "origin"', "respond = 204")
+    async with Running(tmp_path / "gateway.toml", text) as gateway:
+        ports = {int(port) for port in re.findall(r"http://127.0.0.1:([0-9]+)", gateway.said)}
+        assert len(ports) == 2
+        for port in ports:
+            assert (await get(port)).status == 204

@@ -49,6 +49,9 @@ _HEAD, _BODY_FIXED, _BODY_CHUNKED, _WAIT, _LINGER, _TUNNEL, _CLOSED = range(7)
 
 _LINGER_SECONDS: Final = 2.0
 _LINGER_BYTES: Final = 1024 * 1024
+_EAGER_READS: Final = 32
+"""Reads of one unfinished head after which the next are collected for a moment."""
+_DRIP_SECONDS: Final = 0.02
 _RESET: Final = struct.pack("ii", 1, 0)
 
 _status_lines: dict[int, bytes] = {}
@@ -80,6 +83,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
         "_continue_due",
         "_decoder",
         "_eof",
+        "_head_reads",
         "_lingered",
         "_paused_by",
         "_pending_head",
@@ -123,6 +127,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
         self._scheme = scheme
         self._buffer = b""
         self._buffer_searched = 0
+        self._head_reads = 0
         self._blank_skipped = False
         self._section: bytes | None = None
         self._section_head: RequestHead | None = None
@@ -348,9 +353,16 @@ class EdgeConnection(asyncio.Protocol, Timed):
                 self._blank_skipped = True
             if not data:
                 return
-            if not self._buffer_searched and self.requests:
-                # The first byte of a further request: from now on it is slow, not idle.
-                self.wheel.set(self, self.loop.time() + self.edge.timeouts.head)
+            if not self._buffer_searched:
+                self._head_reads = 0
+                if self.requests:
+                    # The first byte of a further request: from now on it is slow, not idle.
+                    self.wheel.set(self, self.loop.time() + self.edge.timeouts.head)
+            self._head_reads += 1
+            if self._head_reads > _EAGER_READS:
+                # It drips. Every read costs as much as its thousand bytes would: let some collect.
+                self._pause(4)
+                self.loop.call_later(_DRIP_SECONDS, self._resume, 4)
             searched = self._buffer_searched
             self._buffer_searched = max(0, len(data) - 3)
             if len(data) > limits.max_bytes:

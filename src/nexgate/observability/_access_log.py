@@ -109,8 +109,11 @@ class AccessLog:
                 self._stream = os.fdopen(fd, "a", encoding="utf-8")
         return self._stream
 
-    def reopen(self) -> None:
-        """The file was rotated away: write to a new one of the same name."""
+    def close(self) -> None:
+        """Write what was collected and let go of the file; the next line opens it anew.
+
+        So this is also what to do when the file was rotated away.
+        """
         self.flush()
         if self._stream is not None and self._stream not in (sys.stdout, sys.stderr):
             self._stream.close()

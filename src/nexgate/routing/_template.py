@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from enum import IntEnum
 from typing import Final
 
-from nexgate.errors import Cause, ConfigError, Refused
+from nexgate.errors import ConfigError, Refused
 from nexgate.routing._path import PathRules, is_dot_risk, matching_key, normalise, unquote
 
 ParamValue = str | int | uuid.UUID
@@ -226,33 +226,6 @@ class Template:
             for segment, value in zip(typed, raw, strict=True)
         }
 
-    def render(self, params: Mapping[str, str | bytes]) -> bytes:
-        """Write the path for these parameters. Superfluous ones are ignored.
-
-        ``bytes`` are raw, as ``capture`` gave them: their percent-encoding stays. ``str`` is text:
-        what is not legal in a segment is encoded, ``%`` included. Only a ``path`` parameter keeps
-        slashes.
-
-        Raises ``KeyError`` for a missing parameter, ``TemplateError`` for a template that ends in
-        ``*`` (it has no value), and ``Refused`` with ``Cause.BAD_PATH`` if the result would have an
-        empty segment or a dot segment that no template asked for.
-        """
-        if self.rest and not self.rest.name:
-            raise TemplateError(self.text, "'*' cannot be rendered", "name it: {rest:path}")
-        path = b""
-        for segment in self.segments:
-            value = segment.before
-            if segment.name:
-                is_rest = segment.kind is Kind.REST
-                inner = _encode(params[segment.name], keep_slashes=is_rest)
-                if not inner and not is_rest:
-                    raise Refused(Cause.BAD_PATH, f"parameter {segment.name!r} is empty")
-                value += inner + segment.after
-            path += b"/" + value
-        if is_dot_risk(path):
-            raise Refused(Cause.BAD_PATH, "the rewritten path would have a dot segment")
-        return path
-
     def strip(self, path: bytes) -> bytes:
         """A matched path without its leading literal segments: ``/api/x`` gives ``/x``.
 
@@ -392,22 +365,3 @@ def _literal(part: bytes) -> bytes:
         is_folded = len(byte) == 1 and not (byte.isalnum() or byte in b"-._~")
         pieces.append(b"(?:%b|%%%02X)" % (escaped, byte[0]) if is_folded else escaped)
     return b"".join(pieces)
-
-
-_ILLEGAL_TEXT: Final = re.compile(rb"[^A-Za-z0-9\-._~!$&'()*,:=@]")
-_ILLEGAL_RAW: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~!$&'()*+,:;=@\[\]^`{|}%]")
-
-
-def _encode(value: str | bytes, *, keep_slashes: bool) -> bytes:
-    if isinstance(value, str):
-        # "+" and ";" are legal, yet some services read a space or a parameter in them.
-        raw, illegal = value.encode("utf-8", "replace"), _ILLEGAL_TEXT
-    else:
-        raw, illegal = value, _ILLEGAL_RAW
-    if keep_slashes:
-        return b"/".join(illegal.sub(_quote, part) for part in raw.split(b"/"))
-    return illegal.sub(_quote, raw)
-
-
-def _quote(found: re.Match[bytes]) -> bytes:
-    return b"%%%02X" % found[0][0]
