@@ -22,6 +22,7 @@ from nexgate.config import (
     Report,
     Section,
     Short,
+    Size,
     SizeLimit,
     attempt,
     did_you_mean,
@@ -30,6 +31,7 @@ from nexgate.config import (
     nearest,
     parse,
     peek,
+    size,
     wrong,
 )
 from nexgate.edge.config import GatewaySection
@@ -184,6 +186,8 @@ class RouteConfig(MatchConfig):
         "path_rewrite": "the key is rewrite",
         "timeouts": "the key is timeout",
         "max_body_size": "the key is max_body_bytes",
+        "request_buffering": "the key is buffer_request, a size",
+        "proxy_request_buffering": "the key is buffer_request, a size",
         "client_max_body_size": "the key is max_body_bytes",
         "add_headers": "the keys are request_headers and response_headers",
         "set_headers": "the keys are request_headers and response_headers",
@@ -236,6 +240,11 @@ class RouteConfig(MatchConfig):
     max_body_bytes: SizeLimit = None
     """Largest request body, or ``"unlimited"``. Unset: ``gateway.limits.max_body_bytes``. Beyond:
     413."""
+
+    buffer_request: Annotated[Size, size("0", "64MiB")] = 0
+    """How much of a request's content is collected before the service is asked: all of it, or this
+    much. A slow client then occupies no connection to the service. 0 asks at once, which streams
+    need."""
 
     filters: tuple[ObjectPath, ...] = ()
     """Python functions (``"package.module:function"``) through which the exchanges of this route

@@ -238,6 +238,7 @@ def _plan(
         tuple(hooks),
         max_body_bytes=route.body_limit(section.limits.max_body_bytes),
         max_buffered_body_bytes=section.limits.max_buffered_body_bytes,
+        request_buffer_bytes=route.buffer_request,
         total_timeout=total,
         timeouts=timeouts,
         # A route is the same after a reload when it says the same and its services do: their

@@ -51,6 +51,7 @@ class Exchange(Timed):
 
     __slots__ = (
         "_around",
+        "_collecting",
         "_collector",
         "_depth",
         "_epoch",
@@ -173,6 +174,8 @@ class Exchange(Timed):
         self._held_response: list[bytes] | None = None
         self._response_end: list[Field] | None = None
         self._collector: asyncio.Future[bytes] | None = None
+        self._collecting = 0
+        """Bytes of content to have before the handler starts; 0 once it may."""
         self._read_paused = False
         self._upgrade_far: TunnelEnd | None = None
 
@@ -234,7 +237,7 @@ class Exchange(Timed):
         if plan.hooks:
             self._run_request_hooks()
         else:
-            plan.handler.start(self)
+            self._start()
 
     def _run_request_hooks(self) -> None:
         hooks = self.plan.hooks
@@ -260,7 +263,29 @@ class Exchange(Timed):
                 return
             self._spawn(self._await_request(hook, result))
             return
+        self._start()
+
+    def _start(self) -> None:
+        """Step 3; for a route that buffers requests, once there is enough of this one."""
+        enough = self.plan.request_buffer_bytes
+        if enough and not self.request_complete and self._held_bytes < enough:
+            self._collecting = enough
+            self._want_content()
+        else:
+            self.plan.handler.start(self)
+
+    def _collected(self) -> None:
+        self._collecting = 0
         self.plan.handler.start(self)
+
+    def _want_content(self) -> None:
+        """It is us who want the content, before any service does."""
+        if self.head.expects_continue and self._held is None:
+            self.head = self.head.changed()
+            self.down.send_interim(100, [])
+        if self._read_paused:
+            self._read_paused = False
+            self.down.resume_request()
 
     async def _await_request(self, hook: Hook, waiting: Awaitable[Response | None]) -> None:
         epoch = self._epoch
@@ -397,6 +422,9 @@ class Exchange(Timed):
         if self._collector is not None and self.response is None:
             if self._held_bytes > self.plan.max_buffered_body_bytes:
                 self._settle_collector(error=BodyTooLarge(self.plan.max_buffered_body_bytes))
+        elif self._collecting:
+            if self._held_bytes >= self._collecting:
+                self._collected()
         elif self._held_bytes > HELD_BYTES and not self._read_paused:
             self._read_paused = True
             self.down.pause_request()
@@ -407,6 +435,8 @@ class Exchange(Timed):
         attempt = self.attempt
         if attempt is not None:
             attempt.send_end(trailers)
+        elif self._collecting:
+            self._collected()
         elif self._collector is not None and self.response is None:
             self._settle_collector(self._held)
 
@@ -436,12 +466,7 @@ class Exchange(Timed):
             return b"".join(self._held or ())
         if self._collector is None:
             self._collector = self.down.loop.create_future()
-            if self.head.expects_continue and self._held is None:
-                self.head = self.head.changed()
-                self.down.send_interim(100, [])
-            if self._read_paused:
-                self._read_paused = False
-                self.down.resume_request()
+            self._want_content()
         return await asyncio.shield(self._collector)
 
     def replace_request_body(self, body: bytes) -> None:
@@ -517,6 +542,7 @@ class Exchange(Timed):
 
     def respond(self, response: Response) -> None:
         """Answer with a response of the gateway's own (or with one that a hook returned)."""
+        self._collecting = 0
         self.response = response
         if self._depth:
             self._run_response_hooks(response)

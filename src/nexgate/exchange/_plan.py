@@ -40,6 +40,8 @@ class Plan:
     hooks: tuple[Hook, ...] = ()
     max_body_bytes: int | None = None
     max_buffered_body_bytes: int = 1024 * 1024
+    request_buffer_bytes: int = 0
+    """How much request content is collected before the handler starts; 0: none."""
     total_timeout: float | None = None
     timeouts: Any = None
     """``UpstreamTimeouts`` that replace the service's, or None."""

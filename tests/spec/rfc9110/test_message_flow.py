@@ -5,10 +5,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from tests.conftest import in_front_of
 
+from nexgate.gateway import Gateway, Served
 from nexgate.testing import (
     Close,
     ExpectHead,
@@ -193,3 +197,72 @@ async def test_the_body_limit_also_holds_for_chunked(upstream: RecordingUpstream
         )
         assert response.status == 413
         assert upstream.requests == []
+
+
+BUFFERED = {"buffer_request": "1KiB"}
+
+
+async def test_a_buffered_request_meets_its_service_only_when_it_is_whole() -> None:
+    async with (
+        RecordingUpstream(canned(body=b"ok")) as upstream,
+        buffering(upstream.url) as served,
+        RawClient(served.url) as client,
+    ):
+        (instance,) = served.runtime.services["upstream"].instances.values()
+        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel")
+        (connection,) = served.runtime.edge.connections
+        await wait_until(lambda: connection.exchange is not None)
+        assert (instance.active, instance.connections) == (0, 0)
+        await client.send(b"lo")
+        assert (await client.read_response()).body == b"ok"
+        assert upstream.requests[0].body == b"hello"
+
+
+async def test_of_a_long_request_only_the_beginning_is_buffered() -> None:
+    async with (
+        RecordingUpstream(canned(body=b"ok")) as upstream,
+        buffering(upstream.url) as served,
+        RawClient(served.url) as client,
+    ):
+        (instance,) = served.runtime.services["upstream"].instances.values()
+        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n")
+        await client.send(b"x" * 1500)
+        await wait_until(lambda: instance.active == 1)
+        await client.send(b"y" * 500)
+        assert (await client.read_response()).body == b"ok"
+        assert upstream.requests[0].body == b"x" * 1500 + b"y" * 500
+
+
+async def test_whoever_waits_to_be_asked_for_content_that_is_buffered_is_asked() -> None:
+    async with (
+        RecordingUpstream(canned(body=b"ok")) as upstream,
+        buffering(upstream.url) as served,
+        RawClient(served.url) as client,
+    ):
+        await client.send(POST5)
+        assert await client.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await client.send(b"hello")
+        assert (await client.read_response()).body == b"ok"
+        assert b"Expect" not in upstream.requests[0].head
+
+
+async def test_a_buffered_request_that_never_comes_whole_never_meets_the_service() -> None:
+    async with (
+        RecordingUpstream(canned(body=b"ok")) as upstream,
+        buffering(upstream.url, timeouts={"body": "200ms"}) as served,
+        RawClient(served.url) as client,
+    ):
+        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel")
+        assert (await client.read_response()).status == 408
+        assert not upstream.requests
+        (instance,) = served.runtime.services["upstream"].instances.values()
+        assert instance.active == 0
+
+
+@contextlib.asynccontextmanager
+async def buffering(url: str, **section: Any) -> AsyncIterator[Served]:
+    gateway = Gateway(**section)
+    gateway.service("upstream", url)
+    gateway.route("/*", "upstream", **BUFFERED)
+    async with gateway.serving("127.0.0.1:0") as served:
+        yield served
