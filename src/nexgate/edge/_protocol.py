@@ -16,132 +16,36 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
-import struct
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
-from nexgate.clock import NEVER, TICK, Timed, Wheel
-from nexgate.edge._tunnel import Tunnel
+from nexgate.clock import NEVER
+from nexgate.edge._answering import LINGER_BYTES, Answering
+from nexgate.edge._phase import BODY_CHUNKED, BODY_FIXED, CLOSED, HEAD, LINGER, TUNNEL, WAIT
 from nexgate.errors import Cause, Refused
-from nexgate.exchange import Exchange, Response, TunnelEnd
 from nexgate.http import (
     ChunkedDecoder,
     Field,
-    Kind,
     RequestHead,
-    ResponseHead,
-    encode_last_chunk,
     parse_request_fields,
     parse_request_line,
-    reason_phrase,
     resolve_target,
     split_target,
 )
-from nexgate.http._date import date_line
 from nexgate.problem import problem_content
-
-if TYPE_CHECKING:
-    from nexgate.edge._worker import EdgeState
 
 __all__ = ["EdgeConnection"]
 
-_HEAD, _BODY_FIXED, _BODY_CHUNKED, _WAIT, _LINGER, _TUNNEL, _CLOSED = range(7)
-
-_LINGER_SECONDS: Final = 2.0
-_LINGER_BYTES: Final = 1024 * 1024
 _EAGER_READS: Final = 32
 """Reads of one unfinished head after which the next are collected for a moment."""
 _DRIP_SECONDS: Final = 0.02
-_RESET: Final = struct.pack("ii", 1, 0)
-
-_status_lines: dict[int, bytes] = {}
 
 
-def _status_line(status: int, reason: bytes) -> bytes:
-    """Remembered for the canonical phrase; services that invent phrases pay the formatting."""
-    line = _status_lines.get(status)
-    if line is None:
-        line = _status_lines[status] = b"HTTP/1.1 %d %b" % (status, reason_phrase(status))
-    if reason and not line.endswith(reason):
-        return b"HTTP/1.1 %d %b" % (status, reason)
-    return line
-
-
-class EdgeConnection(asyncio.Protocol, Timed):
+class EdgeConnection(Answering, asyncio.Protocol):
     """An ``asyncio.Protocol`` for one accepted connection. Also the ``Downstream`` of its
     exchanges.
     """
 
-    __slots__ = (
-        "_blank_skipped",
-        "_body_left",
-        "_buffer",
-        "_buffer_searched",
-        "_chunked_out",
-        "_close_after",
-        "_close_delimited",
-        "_continue_due",
-        "_decoder",
-        "_eof",
-        "_head_reads",
-        "_lingered",
-        "_paused_by",
-        "_pending_head",
-        "_scheme",
-        "_section",
-        "_section_head",
-        "_write_backlog",
-        "client",
-        "edge",
-        "exchange",
-        "forward_base",
-        "forward_base_for",
-        "is_writable",
-        "loop",
-        "peer",
-        "requests",
-        "state",
-        "transport",
-        "trust_peer",
-        "tunnel",
-        "wheel",
-    )
-
-    def __init__(self, edge: EdgeState, scheme: str = "http", *, trust_peer: bool = False) -> None:
-        self.deadline = NEVER
-        self._slot = -1
-        self.edge = edge
-        self.loop: asyncio.AbstractEventLoop = edge.loop
-        self.wheel: Wheel = edge.wheel
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set on connection
-        self.state = _HEAD
-        self.exchange: Exchange | None = None
-        self.tunnel: Tunnel | None = None
-        self.requests = 0
-        self.peer = ""
-        self.client = ""
-        self.is_writable = True
-        self.forward_base: bytes | None = None
-        self.forward_base_for: bytes = b""
-        self.trust_peer = trust_peer
-        self._scheme = scheme
-        self._buffer = b""
-        self._buffer_searched = 0
-        self._head_reads = 0
-        self._blank_skipped = False
-        self._section: bytes | None = None
-        self._section_head: RequestHead | None = None
-        self._body_left = 0
-        self._decoder: ChunkedDecoder | None = None
-        self._pending_head: bytes | None = None
-        self._chunked_out = False
-        self._close_delimited = False
-        self._close_after = False
-        self._continue_due = False
-        self._eof = False
-        self._paused_by = 0
-        self._lingered = 0
-        self._write_backlog = 0
+    __slots__ = ()
 
     # ---------------------------------------------------------------- asyncio.Protocol
 
@@ -171,7 +75,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
 
     def data_received(self, data: bytes) -> None:
         state = self.state
-        if state == _HEAD:
+        if state == HEAD:
             if not self.is_writable:
                 self._keep_ahead(data)  # it does not read our answers: no further request yet
                 return
@@ -179,18 +83,18 @@ class EdgeConnection(asyncio.Protocol, Timed):
                 data = self._buffer + data
                 self._buffer = b""
             self._read_heads(data)
-        elif state == _TUNNEL:
+        elif state == TUNNEL:
             assert self.tunnel is not None
             self.tunnel.from_client(data)
-        elif state == _BODY_FIXED or state == _BODY_CHUNKED:
+        elif state == BODY_FIXED or state == BODY_CHUNKED:
             rest = self._read_body(data)
             if rest:
                 self._keep_ahead(rest)
-        elif state == _WAIT:
+        elif state == WAIT:
             self._keep_ahead(data)
-        elif state == _LINGER:
+        elif state == LINGER:
             self._lingered += len(data)
-            if self._lingered > _LINGER_BYTES:
+            if self._lingered > LINGER_BYTES:
                 self.transport.close()
 
     def eof_received(self) -> bool:
@@ -199,10 +103,10 @@ class EdgeConnection(asyncio.Protocol, Timed):
         """
         self._eof = True
         state = self.state
-        if state == _TUNNEL:
+        if state == TUNNEL:
             assert self.tunnel is not None
             return self.tunnel.client_eof()
-        if state == _WAIT and self._scheme == "http":
+        if state == WAIT and self._scheme == "http":
             # Everything asked has been received and the answer may still be wanted; but a client
             # that has gone for good looks the same, so the service works for it only this much
             # longer.
@@ -220,12 +124,12 @@ class EdgeConnection(asyncio.Protocol, Timed):
 
     def connection_lost(self, exc: Exception | None) -> None:
         state = self.state
-        self.state = _CLOSED
+        self.state = CLOSED
         self.wheel.forget(self)
         self.edge.forget(self)
         self._buffer = b""
         self._pending_head = None
-        if state == _TUNNEL and self.tunnel is not None:
+        if state == TUNNEL and self.tunnel is not None:
             tunnel = self.tunnel
             self.tunnel = None
             tunnel.client_lost()
@@ -237,7 +141,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
     def pause_writing(self) -> None:
         self.is_writable = False
         self._write_backlog = self.transport.get_write_buffer_size()
-        if self.state == _TUNNEL:
+        if self.state == TUNNEL:
             assert self.tunnel is not None
             self.tunnel.client_full()
             return
@@ -247,26 +151,26 @@ class EdgeConnection(asyncio.Protocol, Timed):
 
     def resume_writing(self) -> None:
         self.is_writable = True
-        if self.state == _TUNNEL:
+        if self.state == TUNNEL:
             assert self.tunnel is not None
             self.tunnel.client_drained()
             return
         if self.exchange is not None:
-            if self.state in (_BODY_FIXED, _BODY_CHUNKED):
+            if self.state in (BODY_FIXED, BODY_CHUNKED):
                 self.wheel.set(self, self.loop.time() + self.edge.timeouts.body)
-            elif self.state == _WAIT:
+            elif self.state == WAIT:
                 self.deadline = NEVER
                 if self._eof:
                     self.wheel.set(self, self.loop.time() + self.edge.timeouts.half_close)
             self.exchange.on_writable(True)
-        elif self.state == _HEAD and self._buffer:
+        elif self.state == HEAD and self._buffer:
             self.loop.call_soon(self._read_ahead)
 
     # ---------------------------------------------------------------- deadlines
 
     def on_deadline(self, now: float) -> None:
         state = self.state
-        if state == _LINGER or state == _CLOSED:
+        if state == LINGER or state == CLOSED:
             self.transport.abort()
         elif not self.is_writable:
             backlog = self.transport.get_write_buffer_size()
@@ -277,12 +181,12 @@ class EdgeConnection(asyncio.Protocol, Timed):
             if self.exchange is not None:
                 self.exchange.detail = "the client stopped reading"
             self.transport.abort()
-        elif state == _HEAD:
+        elif state == HEAD:
             if self._buffer:
                 self._refuse(Refused(Cause.HEAD_TIMEOUT))
             else:
                 self._close()  # idle for too long, or it never said a word
-        elif state == _BODY_FIXED or state == _BODY_CHUNKED:
+        elif state == BODY_FIXED or state == BODY_CHUNKED:
             exchange = self.exchange
             if exchange is not None:
                 if self._paused_by & 2:  # it is us who do not read
@@ -294,7 +198,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
                 self.flush()
             else:
                 self._close()
-        elif state == _WAIT and self._eof:
+        elif state == WAIT and self._eof:
             exchange = self.exchange
             if (
                 exchange is not None
@@ -306,7 +210,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
                 self.wheel.set(self, now + self.edge.timeouts.half_close)
             else:
                 self.transport.abort()
-        elif state == _TUNNEL:
+        elif state == TUNNEL:
             self.transport.abort()
 
     def start_drain(self) -> None:
@@ -314,15 +218,15 @@ class EdgeConnection(asyncio.Protocol, Timed):
         first.
         """
         self._close_after = True
-        if self.state == _HEAD and not self._buffer:
+        if self.state == HEAD and not self._buffer:
             self.wheel.set(self, self.loop.time() + self.edge.drain_grace)
 
     # ---------------------------------------------------------------- reading heads
 
     def _keep_ahead(self, data: bytes) -> None:
         """Bytes of the next request, early: kept, bounded by pausing."""
-        if self.state != _WAIT:
-            if self.state != _HEAD:
+        if self.state != WAIT:
+            if self.state != HEAD:
                 return
             self.loop.call_soon(self._read_ahead)
         self._buffer = self._buffer + data if self._buffer else data
@@ -331,7 +235,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
 
     def _read_ahead(self) -> None:
         """The exchange is over (or never began): go on with what the client sent ahead."""
-        while self.state == _HEAD and self._buffer and self.is_writable:
+        while self.state == HEAD and self._buffer and self.is_writable:
             data = self._buffer
             self._buffer = b""
             self._resume(1)
@@ -411,7 +315,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
             self._begin(method, path, query, head, data[at:])
             return
         # All that _begin does for a request without content on a connection that stays.
-        self.state = _WAIT
+        self.state = WAIT
         self.deadline = NEVER
         self.edge.dispatch(self, method, path, query, head)
 
@@ -437,7 +341,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
         edge = self.edge
         body: bytes | None = None
         if not head.has_body:
-            self.state = _WAIT
+            self.state = WAIT
             self.deadline = NEVER
         elif (
             head.content_length is not None
@@ -445,27 +349,27 @@ class EdgeConnection(asyncio.Protocol, Timed):
             and not head.expects_continue
         ):
             # The content came with the head: it leaves with the head, too.
-            self.state = _WAIT
+            self.state = WAIT
             self.deadline = NEVER
             body = rest[: head.content_length]
             rest = rest[head.content_length :]
         else:
             if head.chunked:
-                self.state = _BODY_CHUNKED
+                self.state = BODY_CHUNKED
                 self._decoder = ChunkedDecoder(Cause.BAD_BODY)
             else:
                 assert head.content_length is not None
-                self.state = _BODY_FIXED
+                self.state = BODY_FIXED
                 self._body_left = head.content_length
             self.wheel.set(self, self.loop.time() + edge.timeouts.body)
         if not head.keep_alive:
             self._close_after = True
         self._continue_due = head.expects_continue
-        if rest and self.state == _WAIT:
+        if rest and self.state == WAIT:
             self._keep_ahead(rest)
             rest = b""
         edge.dispatch(self, method, path, query, head, body)
-        if rest and self.state in (_BODY_FIXED, _BODY_CHUNKED):
+        if rest and self.state in (BODY_FIXED, BODY_CHUNKED):
             rest = self._read_body(rest)
             if rest:
                 self._keep_ahead(rest)
@@ -478,7 +382,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
         rest = b""
         ended = False
         trailers: list[Field] = []
-        if self.state == _BODY_FIXED:
+        if self.state == BODY_FIXED:
             left = self._body_left
             if len(data) > left:
                 rest = data[left:]
@@ -492,7 +396,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
                 data = decoder.feed(data)
             except Refused as refused:
                 self._close_after = True
-                self.state = _WAIT
+                self.state = WAIT
                 if exchange is None:
                     self._start_linger()
                 else:
@@ -506,7 +410,7 @@ class EdgeConnection(asyncio.Protocol, Timed):
                 trailers = decoder.trailers
                 self._decoder = None
         if ended:
-            self.state = _WAIT
+            self.state = WAIT
             self.deadline = NEVER
         elif data:
             self.deadline = self.loop.time() + self.edge.timeouts.body
@@ -523,326 +427,6 @@ class EdgeConnection(asyncio.Protocol, Timed):
         if self._pending_head is not None:
             self.flush()
         return rest
-
-    def _pause(self, by: int) -> None:
-        if not self._paused_by and self.state != _CLOSED:
-            self.transport.pause_reading()
-        self._paused_by |= by
-
-    def _resume(self, by: int) -> None:
-        if self._paused_by & by:
-            self._paused_by &= ~by
-            if not self._paused_by and self.state != _CLOSED:
-                self.transport.resume_reading()
-                if self.state in (_BODY_FIXED, _BODY_CHUNKED):
-                    self.deadline = self.loop.time() + self.edge.timeouts.body
-
-    def pause_request(self) -> None:
-        self._pause(2)
-
-    def resume_request(self) -> None:
-        self._resume(2)
-
-    def _close(self) -> None:
-        """Close when everything has been written, which a client that does not read may prevent."""
-        self.state = _LINGER
-        self.transport.close()
-        self.wheel.set(self, self.loop.time() + _LINGER_SECONDS)
-
-    # ---------------------------------------------------------------- answering
-
-    def _refuse(self, refused: Refused) -> None:
-        """Answer a request that never became an exchange, and close: its framing cannot be
-        trusted.
-        """
-        cause = refused.cause
-        request_id = self.edge.next_id()
-        content_type, body = problem_content(cause, refused.detail, request_id.decode(), [])
-        self.transport.write(
-            b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n"
-            b"Cache-Control: no-store\r\n%b\r\nConnection: close\r\n\r\n%b"
-            % (
-                cause.status,
-                reason_phrase(cause.status),
-                content_type.encode(),
-                len(body),
-                date_line(),
-                body,
-            )
-        )
-        self.edge.on_refused(self, request_id, refused)
-        self._start_linger()
-
-    def _start_linger(self) -> None:
-        self.state = _LINGER
-        self._buffer = b""
-        self._lingered = 0
-        if self._paused_by:
-            self._paused_by = 0
-            self.transport.resume_reading()
-        if self._eof or not self.transport.can_write_eof():
-            self._close()
-        else:
-            self.transport.write_eof()
-            self.wheel.set(self, self.loop.time() + _LINGER_SECONDS)
-
-    def send_interim(self, status: int, fields: list[Field]) -> None:
-        if status == 100:
-            if not self._continue_due:
-                return  # nobody waits for it
-            self._continue_due = False
-        lines = [_status_line(status, b"")]
-        lines.extend(f.line for f in fields if not f.kind & Kind.HOP)
-        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n")
-
-    def send_head(self, exchange: Exchange, response: Response) -> None:
-        request = exchange.head
-        head = response.head
-        self._close_delimited = False
-        if (
-            head is not None
-            and response.fields is head.fields
-            and response.body is None
-            and response.status == head.status
-            and not self._close_after
-            and not self._continue_due
-            and not self.edge.draining
-            and not request.http10
-            and exchange.method != b"HEAD"
-        ):
-            # The service's own head for a client that stays: the same bytes whoever asked.
-            self._chunked_out = head.chunked or head.until_close
-            encoded = head.encoded
-            if encoded is None:
-                encoded = head.encoded = self._encode_head(exchange, response)
-            self._pending_head = (
-                encoded if head.flags & 128 else b"%b%b\r\n\r\n" % (encoded[:-2], date_line())
-            )
-            return
-        if self.state == _BODY_FIXED or self.state == _BODY_CHUNKED:
-            # Answered before the body is in. After an answer instead of 100 the client may or may
-            # not send it (RFC 9110 §10.1.1); a long or endless rest is not worth reading.
-            if self._continue_due or (
-                response.body is not None
-                and (self._decoder is not None or self._body_left > _LINGER_BYTES)
-            ):
-                self._close_after = True
-        if self.edge.draining:
-            self._close_after = True
-        encoded = self._encode_head(exchange, response)
-        more = b""
-        if not any(f[3] & 128 for f in response.fields):
-            more = date_line() + b"\r\n"
-        if exchange.allow is not None:
-            more += b"Allow: %b\r\n" % exchange.allow
-        if self._close_after:
-            more += b"Connection: close\r\n"
-        elif request.http10:
-            more += b"Connection: keep-alive\r\n"
-        self._pending_head = b"%b%b\r\n" % (encoded[:-2], more)
-
-    def _encode_head(self, exchange: Exchange, response: Response) -> bytes:
-        """Status line, fields and framing, with the final empty line, without Date and Connection
-        of ours.
-        """
-        status = response.status
-        body = response.body
-        head = response.head
-        named = head.named if head is not None else ()
-        sent = {id(field) for field in head.fields} if head is not None and named else set()
-        is_head = exchange.method == b"HEAD"
-        told = (is_head and status != 204) or status == 304  # RFC 9110 §8.6
-        lines = [_status_line(status, response.reason)]
-        for field in response.fields:
-            kind = field[3]
-            if kind & 257:  # Kind.HOP | Kind.ANSWER_HOP
-                # The length that the content would have: told where no content follows.
-                if not (field[0] == b"content-length" and body is None and told):
-                    continue
-            if named and field[0] in named and id(field) in sent:
-                continue
-            lines.append(field[2])
-        self._chunked_out = False
-        if status != 204 and status != 304:
-            length = len(body) if body is not None else response.content_length
-            if is_head:
-                if body is not None:
-                    lines.append(b"Content-Length: %d" % len(body))
-            elif length is not None:
-                lines.append(b"Content-Length: %d" % length)
-            elif exchange.head.http10:
-                self._close_delimited = True
-                self._close_after = True
-            else:
-                self._chunked_out = True
-                lines.append(b"Transfer-Encoding: chunked")
-        lines.append(b"\r\n")
-        return b"\r\n".join(lines)
-
-    def send_whole(self, exchange: Exchange, head: ResponseHead, body: bytes) -> bool:
-        encoded = head.encoded
-        if (
-            encoded is None  # its first time: the long way makes it
-            or head.content_length is None
-            or not head.flags & 128
-            or self._close_after
-            or self._continue_due
-            or self.state == _CLOSED
-            or self.edge.draining
-            or exchange.head.http10
-            or exchange.method == b"HEAD"
-        ):
-            return False
-        self.transport.write(encoded + body)
-        return True
-
-    def send_body(self, data: bytes) -> None:
-        if self.state == _CLOSED:
-            return
-        if self._chunked_out:
-            head = self._pending_head
-            if head is not None:
-                self._pending_head = None
-                self.transport.write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
-            elif len(data) > 4096:
-                self.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
-            else:
-                self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-            return
-        head = self._pending_head
-        if head is not None:
-            self._pending_head = None
-            if len(data) > 65536:
-                self.transport.write(head)
-            else:
-                data = head + data
-        self.transport.write(data)
-
-    def send_end(self, trailers: list[Field]) -> None:
-        if self.state == _CLOSED:
-            return
-        head = self._pending_head
-        self._pending_head = None
-        if self._chunked_out:
-            last = encode_last_chunk(trailers)
-            self.transport.write(last if head is None else head + last)
-        elif head is not None:
-            self.transport.write(head)
-
-    def flush(self) -> None:
-        head = self._pending_head
-        if head is not None and self.state != _CLOSED:
-            self._pending_head = None
-            self.transport.write(head)
-
-    def take_back_head(self) -> bool:
-        """Whether the head was still waiting for content, and is now as if never sent."""
-        if self._pending_head is None:
-            return False
-        self._pending_head = None
-        return True
-
-    def break_off(self) -> None:
-        """Cut the response so that it is visibly incomplete (RFC 9112 §8)."""
-        self._pending_head = None
-        self._close_after = True
-        if self.state == _CLOSED:
-            return
-        if self.state == _TUNNEL:
-            if self.tunnel is not None:
-                self.tunnel.go_away()
-            return
-        if self._close_delimited:
-            # Only a reset tells this client; an orderly close would look like the end of the
-            # content.
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None:
-                try:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                except OSError:
-                    pass
-            self.transport.abort()
-        else:
-            self.transport.close()
-        self.state = _LINGER
-        self.wheel.set(self, self.loop.time() + _LINGER_SECONDS)
-
-    def exchange_ended(self, exchange: Exchange) -> None:
-        edge = self.edge
-        edge.total_exchanges += 1
-        if edge.exchange_log is not None:
-            edge.exchange_log(exchange)
-        if self.exchange is not exchange:
-            return
-        self.exchange = None
-        if self.state in (_BODY_FIXED, _BODY_CHUNKED):
-            self._early_answer()
-        elif self.state == _WAIT:
-            self._next()
-        elif self.state == _TUNNEL:
-            tunnel = self.tunnel
-            self.tunnel = None
-            if tunnel is not None:
-                tunnel.abandon()
-            self._close()
-
-    def _early_answer(self) -> None:
-        """Answered before the body was in: read a little rest, or give the connection up."""
-        if self._close_after or self._body_left > _LINGER_BYTES or self._decoder is not None:
-            self._start_linger()
-            return
-        if self._paused_by & 2:
-            self._resume(2)
-        self.wheel.set(self, self.loop.time() + self.edge.timeouts.body)
-
-    def _next(self) -> None:
-        """The message is over in both directions: read the next one, or close."""
-        if self._close_after or self.edge.draining:
-            self._start_linger()
-            return
-        self.state = _HEAD
-        self._continue_due = False
-        self._buffer_searched = 0
-        if self._paused_by:
-            self._resume(3)
-        if self._buffer:
-            self.wheel.set(self, self.loop.time() + self.edge.timeouts.head)
-            self.loop.call_soon(self._read_ahead)
-        else:
-            deadline = self.loop.time() + self.edge.timeouts.idle
-            if self._slot >= 0 and self._slot * TICK <= deadline:
-                self.deadline = deadline
-            else:
-                self.wheel.set(self, deadline)
-
-    # ---------------------------------------------------------------- tunnels
-
-    def open_tunnel(self, exchange: Exchange, response: Response, far: TunnelEnd) -> None:
-        named = response.head.named if response.head is not None else ()
-        lines = [_status_line(101, response.reason)]
-        lines.extend(
-            f.line
-            for f in response.fields
-            if not f.kind & (Kind.HOP | Kind.ANSWER_HOP) and f.name not in named
-        )
-        upgrade = response.headers.raw(b"upgrade")
-        if upgrade is not None:
-            lines.append(b"Upgrade: " + upgrade)
-        lines.append(b"Connection: Upgrade")
-        lines.append(b"\r\n")
-        self.transport.write(b"\r\n".join(lines))
-        self.deadline = NEVER
-        self.state = _TUNNEL
-        is_websocket = upgrade is not None and upgrade.lower() == b"websocket"
-        self.tunnel = tunnel = Tunnel(self, exchange, far, is_websocket=is_websocket)
-        self.edge.on_tunnel_opened(tunnel)
-        early = self._buffer
-        self._buffer = b""
-        if self._paused_by:
-            self._resume(3)
-        far.tunnel_opened(tunnel)
-        if early:
-            tunnel.from_client(early)
 
     def __repr__(self) -> str:
         names = ("HEAD", "BODY", "BODY", "WAIT", "LINGER", "TUNNEL", "CLOSED")

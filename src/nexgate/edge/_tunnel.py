@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from nexgate.exchange import Exchange, TunnelEnd
 
 if TYPE_CHECKING:
-    from nexgate.edge._protocol import EdgeConnection
+    from nexgate.edge._answering import Answering
 
 __all__ = ["FrameTracker", "Tunnel"]
 
@@ -88,9 +88,9 @@ class Tunnel:
     )
 
     def __init__(
-        self, near: EdgeConnection, exchange: Exchange, far: TunnelEnd, *, is_websocket: bool
+        self, near: Answering, exchange: Exchange, far: TunnelEnd, *, is_websocket: bool
     ) -> None:
-        self._near: EdgeConnection | None = near
+        self._near: Answering | None = near
         self.far: TunnelEnd | None = far
         self.exchange = exchange
         self.is_websocket = is_websocket

@@ -19,6 +19,7 @@ from nexgate.http import HeadLimits, RequestHead
 from nexgate.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from nexgate.edge._answering import Answering
     from nexgate.edge._protocol import EdgeConnection
     from nexgate.edge._tunnel import Tunnel
 
@@ -172,7 +173,7 @@ class EdgeState:
         if connection._pending_head is not None:
             connection.flush()
 
-    def on_refused(self, connection: EdgeConnection, request_id: bytes, refused: Refused) -> None:
+    def on_refused(self, connection: Answering, request_id: bytes, refused: Refused) -> None:
         self.refused += 1
         _log.info("refused %s (request %s): %s", connection.client, request_id.decode(), refused)
 
