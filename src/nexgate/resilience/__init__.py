@@ -1,0 +1,32 @@
+"""Staying up when others do not: breakers, retries and their budget, bulkheads, deadlines, hedges.
+
+Each part decides at once, does no I/O, and is usable alone; see
+``docs/reference/resilience.md``. Times are seconds on a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from ._breaker import CircuitBreaker, Guard
+from ._circuit_config import CircuitConfig
+from ._circuit_events import (
+    CallRecorded,
+    CallRefused,
+    CircuitEvent,
+    CircuitOpenError,
+    CircuitState,
+    CircuitStatistics,
+    StateChanged,
+)
+
+__all__ = [
+    "CallRecorded",
+    "CallRefused",
+    "CircuitBreaker",
+    "CircuitConfig",
+    "CircuitEvent",
+    "CircuitOpenError",
+    "CircuitState",
+    "CircuitStatistics",
+    "Guard",
+    "StateChanged",
+]
