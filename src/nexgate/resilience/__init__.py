@@ -6,7 +6,9 @@ Each part decides at once, does no I/O, and is usable alone; see
 
 from __future__ import annotations
 
+from ._backoff import Backoff
 from ._breaker import CircuitBreaker, Guard
+from ._budget import RetryBudget
 from ._circuit_config import CircuitConfig
 from ._circuit_events import (
     CallRecorded,
@@ -17,8 +19,10 @@ from ._circuit_events import (
     CircuitStatistics,
     StateChanged,
 )
+from ._retry_policy import RetryPolicy, parse_retry_after
 
 __all__ = [
+    "Backoff",
     "CallRecorded",
     "CallRefused",
     "CircuitBreaker",
@@ -28,5 +32,8 @@ __all__ = [
     "CircuitState",
     "CircuitStatistics",
     "Guard",
+    "RetryBudget",
+    "RetryPolicy",
     "StateChanged",
+    "parse_retry_after",
 ]

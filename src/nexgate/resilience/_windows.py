@@ -93,7 +93,9 @@ class TimeWindow:
 
     def __init__(self, seconds: float) -> None:
         self._width = seconds / _BUCKETS
-        self._start = self._end = 0.0  # of the current bucket; empty, so the first call sets it
+        self._start = (
+            self._end
+        ) = -math.inf  # of the current bucket; empty, so the first call sets it
         self.clear()
 
     def add(self, outcome: int, now: float) -> None:
