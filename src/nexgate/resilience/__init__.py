@@ -6,9 +6,11 @@ Each part decides at once, does no I/O, and is usable alone; see
 
 from __future__ import annotations
 
+from ._adaptive import AdaptiveLimit
 from ._backoff import Backoff
 from ._breaker import CircuitBreaker, Guard
 from ._budget import RetryBudget
+from ._bulkhead import SHARES, Bulkhead, BulkheadFullError, Priority, Slot, Ticket
 from ._circuit_config import CircuitConfig
 from ._circuit_events import (
     CallRecorded,
@@ -22,7 +24,11 @@ from ._circuit_events import (
 from ._retry_policy import RetryPolicy, parse_retry_after
 
 __all__ = [
+    "SHARES",
+    "AdaptiveLimit",
     "Backoff",
+    "Bulkhead",
+    "BulkheadFullError",
     "CallRecorded",
     "CallRefused",
     "CircuitBreaker",
@@ -32,8 +38,11 @@ __all__ = [
     "CircuitState",
     "CircuitStatistics",
     "Guard",
+    "Priority",
     "RetryBudget",
     "RetryPolicy",
+    "Slot",
     "StateChanged",
+    "Ticket",
     "parse_retry_after",
 ]
