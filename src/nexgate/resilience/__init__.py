@@ -21,6 +21,8 @@ from ._circuit_events import (
     CircuitStatistics,
     StateChanged,
 )
+from ._hedge import hedged
+from ._quantile import Quantile
 from ._retry_policy import RetryPolicy, parse_retry_after
 
 __all__ = [
@@ -39,10 +41,12 @@ __all__ = [
     "CircuitStatistics",
     "Guard",
     "Priority",
+    "Quantile",
     "RetryBudget",
     "RetryPolicy",
     "Slot",
     "StateChanged",
     "Ticket",
+    "hedged",
     "parse_retry_after",
 ]
