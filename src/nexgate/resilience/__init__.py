@@ -21,8 +21,17 @@ from ._circuit_events import (
     CircuitStatistics,
     StateChanged,
 )
+from ._deadline import (
+    Deadline,
+    DeadlineExceeded,
+    current_deadline,
+    format_timeout_header,
+    parse_grpc_timeout,
+    parse_timeout_header,
+)
 from ._hedge import hedged
 from ._quantile import Quantile
+from ._retry import Retrier, retry
 from ._retry_policy import RetryPolicy, parse_retry_after
 
 __all__ = [
@@ -39,14 +48,22 @@ __all__ = [
     "CircuitOpenError",
     "CircuitState",
     "CircuitStatistics",
+    "Deadline",
+    "DeadlineExceeded",
     "Guard",
     "Priority",
     "Quantile",
+    "Retrier",
     "RetryBudget",
     "RetryPolicy",
     "Slot",
     "StateChanged",
     "Ticket",
+    "current_deadline",
+    "format_timeout_header",
     "hedged",
+    "parse_grpc_timeout",
     "parse_retry_after",
+    "parse_timeout_header",
+    "retry",
 ]
