@@ -109,6 +109,7 @@ class Cause(Enum):
     FILTER_FAILED = ("filter-failed", 500, "A filter of the gateway failed", Site.GATEWAY)
     INTERNAL = ("internal-error", 500, "The gateway failed", Site.GATEWAY)
     NO_INSTANCE = ("no-instance", 503, "No instance of the service is available", Site.GATEWAY)
+    CIRCUIT_OPEN = ("circuit-open", 503, "The service is failing and gets a pause", Site.GATEWAY)
     OVERLOADED = ("overloaded", 503, "The service is at its limit", Site.GATEWAY)
     DRAINING = ("draining", 503, "The gateway is shutting down", Site.GATEWAY)
     TOTAL_TIMEOUT = ("total-timeout", 504, "The request took too long", Site.GATEWAY)

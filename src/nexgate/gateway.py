@@ -28,7 +28,7 @@ from nexgate.gateway_config import GatewayConfig, load_text
 from nexgate.observability import access_log, configure_logging
 from nexgate.policies.filters import Filter, FilterFunction
 from nexgate.routing import Explanation, Subject, Template, explain, normalise
-from nexgate.runtime import Build, Runtime, build, path_rules
+from nexgate.runtime import Build, Runtime, build, configure_guards, path_rules
 
 __all__ = ["Gateway", "Service", "load", "load_source"]
 
@@ -78,14 +78,22 @@ class Gateway:
         gateway._config = config
         return gateway
 
-    def service(self, name: str, *instances: str | Mapping[str, Any], **options: Any) -> Service:
-        """A service and its instances: URLs, or mappings with ``url`` and ``weight``.
+    def service(self, name: str, *instances: Any, **options: Any) -> Service:
+        """A service and its instances: URLs, mappings with ``url`` and ``weight``, or ASGI
+        applications.
 
         ``options`` are the keys of ``[services.NAME]``.
         """
         self._change()
-        self._services[name] = {"instances": list(instances), **options}
+        said = [self._adopt(each) if callable(each) else each for each in instances]
+        self._services[name] = {"instances": said, **options}
         return Service(name)
+
+    def _adopt(self, app: Any) -> str:
+        """The URL under which an application that was given as an object is known."""
+        url = _MOUNTED.format(len(self._apps) + 1)
+        self._apps[url] = app
+        return url
 
     def route(
         self,
@@ -114,11 +122,8 @@ class Gateway:
         The application sees ``prefix`` as its ``root_path``, so it need not know where it is.
         """
         self._change()
-        number = len(self._apps) + 1
-        url = _MOUNTED.format(number)
-        self._apps[url] = app
-        name = options.pop("name", f"app{number}")
-        service = self.service(name, url)
+        name = options.pop("name", f"app{len(self._apps) + 1}")
+        service = self.service(name, app)
         base = prefix.rstrip("/")
         if base:
             options.setdefault("strip_prefix", True)
@@ -179,6 +184,7 @@ class Gateway:
         path.
         """
         made = self.build()
+        configure_guards(made)
         parts = urlsplit(url)
         host = next((v for n, v in headers if n.lower() == "host"), None)
         if host is None:

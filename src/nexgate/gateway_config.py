@@ -36,11 +36,21 @@ from nexgate.config import (
 )
 from nexgate.edge.config import GatewaySection
 from nexgate.policies.headers.config import ChangeableField, HeaderRules
+from nexgate.resilience.config import (
+    BreakerConfig,
+    BulkheadConfig,
+    DeadlineConfig,
+    HedgeConfig,
+    RetryConfig,
+)
 from nexgate.routing.config import MatchConfig, PathTemplate, parse_template
 from nexgate.upstream.config import ServiceConfig, TimeoutConfig
 
 ACTIONS: Final = ("service", "split", "redirect", "respond")
 """What a route can do: exactly one of them."""
+
+GUARDS: Final = ("retry", "breaker", "bulkhead", "hedge", "deadline")
+"""What both a service and a route may say."""
 
 _SERVICE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
@@ -237,6 +247,29 @@ class RouteConfig(MatchConfig):
     timeout: Annotated[TimeoutConfig, Short("total", (str, int, float))] | None = None
     """Timeouts of this route; what is not said is the service's. The short form is ``total``."""
 
+    retry: Annotated[RetryConfig, Short("attempts", (int,))] | None = None
+    """How this route repeats requests, in place of the service's ``retry``. The budget is the
+    service's."""
+
+    breaker: BreakerConfig | None = None
+    """A breaker of this route's own, in place of the service's."""
+
+    bulkhead: Annotated[BulkheadConfig, Short("limit", (int, str))] | None = None
+    """A limit of this route's own, in place of the service's."""
+
+    hedge: Annotated[HedgeConfig, Short("after", (str, int, float))] | None = None
+    """How this route hedges, in place of the service's ``hedge``."""
+
+    deadline: Annotated[DeadlineConfig, Short("header")] | None = None
+    """The client's deadline on this route, in place of the service's ``deadline``."""
+
+    importance: Literal["low", "normal", "high"] = "normal"
+    """Who goes first, and who is turned away first, when ``bulkhead`` is at its limit."""
+
+    fallback: str | None = None
+    """Name of the service that is asked when the first has no instance, its circuit is open, or it
+    failed a request that can be repeated without harm."""
+
     max_body_bytes: SizeLimit = None
     """Largest request body, or ``"unlimited"``. Unset: ``gateway.limits.max_body_bytes``. Beyond:
     413."""
@@ -257,8 +290,14 @@ class RouteConfig(MatchConfig):
     @property
     def service_names(self) -> tuple[str, ...]:
         """Every service that may answer."""
-        named = (self.service,) if self.service is not None else ()
-        return named + tuple(part.service for part in self.split or ())
+        named: tuple[str, ...] = (self.service,) if self.service is not None else ()
+        named += tuple(part.service for part in self.split or ())
+        return named + ((self.fallback,) if self.fallback is not None else ())
+
+    @property
+    def has_own_guard(self) -> bool:
+        """Whether the route says something of how its services are called."""
+        return any(getattr(self, name) is not None for name in GUARDS)
 
     @classmethod
     def relations(cls, data: Mapping[str, Any]) -> Iterator[Finding]:
@@ -287,7 +326,7 @@ def _path_changes(data: Mapping[str, Any]) -> Iterator[Finding]:
     strip, rewrite = data.get("strip_prefix"), data.get("rewrite")
     goes_upstream = data.get("service") is not None or data.get("split") is not None
     has_other_action = data.get("redirect") is not None or data.get("respond") is not None
-    for key in ("strip_prefix", "rewrite", "request_headers", "timeout"):
+    for key in ("strip_prefix", "rewrite", "request_headers", "timeout", "fallback", *GUARDS):
         if data.get(key) and has_other_action and not goes_upstream:
             hint = "this route answers without a service"
             yield Finding((key,), "has no effect", hint, is_about_key=True)
@@ -448,6 +487,8 @@ def _references(route: object) -> Iterator[tuple[tuple[str | int, ...], str]]:
     name = peek(route, "service")
     if isinstance(name, str):
         yield ("service",), name
+    if isinstance(name := peek(route, "fallback"), str):
+        yield ("fallback",), name
     split = peek(route, "split")
     for index, part in enumerate(split if isinstance(split, (list, tuple)) else ()):
         if isinstance(name := peek(part, "service"), str):

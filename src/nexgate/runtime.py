@@ -21,7 +21,7 @@ from nexgate.config import Section
 from nexgate.edge import EdgeLimits, EdgeState, EdgeTimeouts, affordable_connections
 from nexgate.errors import ConfigError
 from nexgate.exchange import Handler, Hook, Plan
-from nexgate.gateway_config import GatewayConfig, RouteConfig
+from nexgate.gateway_config import GUARDS, GatewayConfig, RouteConfig
 from nexgate.http import (
     ForwardedRules,
     HeadLimits,
@@ -33,6 +33,7 @@ from nexgate.policies.answer import Answer, Redirect
 from nexgate.policies.filters import Filter
 from nexgate.policies.headers import request_hook, response_hook
 from nexgate.policies.rewrite import PathChange, rewrite, strip_literal, strip_prefix
+from nexgate.resilience.config import RetryConfig
 from nexgate.routing import (
     Absent,
     Condition,
@@ -54,6 +55,7 @@ from nexgate.upstream import (
     Address,
     AsgiInstance,
     Forward,
+    Guard,
     InstanceState,
     PoolLimits,
     ServiceState,
@@ -71,14 +73,15 @@ from nexgate.upstream.balancer import (
     StickyCookie,
     WeightedRandom,
 )
-from nexgate.upstream.config import BalancerConfig, ServiceConfig
+from nexgate.upstream.config import BalancerConfig, ServiceConfig, TimeoutConfig
 from nexgate.upstream.health import Probe, ProbeSettings
 
-__all__ = ["Build", "Runtime", "build", "import_object"]
+__all__ = ["Build", "Runtime", "build", "configure_guards", "import_object"]
 
 _log = logging.getLogger("nexgate")
 
 _FOREVER = 10.0 * 365 * 86400
+_TICK = 1.0
 
 
 def import_object(path: str) -> Any:
@@ -129,6 +132,7 @@ class Build:
     snapshot: Snapshot
     services: Mapping[str, ServiceState]
     identities: frozenset[Any]
+    guards: Mapping[tuple[str, str], tuple[Guard, RouteConfig]]
 
 
 def build(
@@ -150,13 +154,14 @@ def build(
         *(f.hook(rules) for f in filters),
         *(Filter(import_object(path)).hook(rules) for path in section.filters),
     ]
+    guards = _Guards(services)
     routes: list[Route[Plan]] = []
     for index, route in enumerate(config.routes):
         own = [
             *(f.hook(rules) for f in (route_filters or {}).get(index, ())),
             *(Filter(import_object(path)).hook(rules) for path in route.filters),
         ]
-        plan = _plan(config, route, [*everyone, *own], services)
+        plan = _plan(config, route, [*everyone, *own], guards)
         routes.append(
             Route(
                 Template.parse(route.path),
@@ -184,14 +189,15 @@ def build(
         ),
         None if any(route.predicates for route in routes) else {},
     )
-    return Build(config, snapshot, services, frozenset(r.payload.identity for r in routes))
+    identities = frozenset(r.payload.identity for r in routes)
+    return Build(config, snapshot, services, identities, guards.made)
 
 
 def _plan(
     config: GatewayConfig,
     route: RouteConfig,
     filters: list[Hook],
-    services: Mapping[str, ServiceState],
+    guards: _Guards,
 ) -> Plan:
     section = config.gateway
     name = route.name or f"{'|'.join(route.methods or ()) or 'any'} {route.path}"
@@ -206,10 +212,13 @@ def _plan(
     total = section.timeouts.total
     change = _path_change(route)
     if route.service is not None:
-        handler = Forward(services[route.service], change)
+        handler = guards.forward(route, name, route.service, change)
     elif route.split is not None:
         handler = Split(
-            [(Forward(services[part.service], change), float(part.weight)) for part in route.split]
+            [
+                (guards.forward(route, name, part.service, change), float(part.weight))
+                for part in route.split
+            ]
         )
     elif route.redirect is not None:
         handler = Redirect(
@@ -225,12 +234,14 @@ def _plan(
             answer.content_type.reveal() if answer.content_type is not None else None,
         )
     if route.service_names:
-        limits = [config.services[n].timeout for n in route.service_names]
+        limits = [config.services[n].timeout for n in route.service_names if n != route.fallback]
         total = min((t.total for t in limits if t.total is not None), default=total)
-    if route.timeout is not None and route.service_names:
-        merged = route.timeout.over(config.services[route.service_names[0]].timeout)
-        timeouts = _timeouts(merged.connect, merged.first_byte, merged.body)
-        if "total" in route.timeout.model_fields_set:
+    if (route.timeout is not None or route.retry is not None) and route.service_names:
+        service = config.services[route.service_names[0]]
+        merged = (route.timeout or TimeoutConfig()).over(service.timeout)
+        retry = route.retry or service.retry
+        timeouts = _timeouts(merged.connect, _per_try(merged, retry), merged.body)
+        if route.timeout is not None and "total" in route.timeout.model_fields_set:
             total = merged.total
     return Plan(
         name,
@@ -241,10 +252,32 @@ def _plan(
         request_buffer_bytes=route.buffer_request,
         total_timeout=total,
         timeouts=timeouts,
+        importance=("low", "normal", "high").index(route.importance),
         # A route is the same after a reload when it says the same and its services do: their
         # instances may come and go.
         identity=_meaning(route),
     )
+
+
+class _Guards:
+    """The guards of routes that say something of their own, by service and route."""
+
+    def __init__(self, services: Mapping[str, ServiceState]) -> None:
+        self._services = services
+        self.made: dict[tuple[str, str], tuple[Guard, RouteConfig]] = {}
+
+    def forward(
+        self, route: RouteConfig, name: str, service_name: str, change: PathChange | None
+    ) -> Forward:
+        """The handler that asks a service for a route."""
+        service = self._services[service_name]
+        guard: Guard | None = None
+        if route.has_own_guard:
+            # Used again or made here; what the route says takes effect when the build is applied.
+            guard = service.guards.get(name) or Guard(f"{service_name} for {name}")
+            self.made[service_name, name] = guard, route
+        fallback = Forward(self._services[route.fallback]) if route.fallback else None
+        return Forward(service, change, guard=guard, fallback=fallback)
 
 
 def _meaning(value: Any) -> Any:
@@ -299,6 +332,33 @@ def _timeouts(connect: float, first_byte: float | None, body: float | None) -> U
     )
 
 
+def _per_try(timeout: TimeoutConfig, retry: RetryConfig | None) -> float | None:
+    """How long one attempt may take to begin its answer."""
+    limits = [timeout.first_byte, retry.per_try if retry is not None else None]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _configure_guards(
+    service: ServiceState,
+    config: ServiceConfig,
+    made: Mapping[tuple[str, str], tuple[Guard, RouteConfig]],
+) -> None:
+    service.guard.configure(**{name: getattr(config, name) for name in GUARDS})
+    service.guards = {
+        route: guard for (of, route), (guard, _) in made.items() if of == service.name
+    }
+    for route, guard in service.guards.items():
+        said = made[service.name, route][1]
+        guard.configure(service.guard, **{name: getattr(said, name) for name in GUARDS})
+    service.watch_answers()
+
+
+def configure_guards(made: Build) -> None:
+    """Give the guards of a build that is not going to be applied what they would have."""
+    for name, service in made.services.items():
+        _configure_guards(service, made.config.services[name], made.guards)
+
+
 def edge_limits(config: GatewayConfig) -> EdgeLimits:
     limits = config.gateway.limits
     return EdgeLimits(
@@ -331,6 +391,7 @@ class Runtime:
             timeouts=edge_timeouts(first.config),
         )
         self.reloads = 0
+        self._ticker: asyncio.TimerHandle | None = loop.call_later(_TICK, self._tick)
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def apply(self, made: Build) -> None:
@@ -357,6 +418,7 @@ class Runtime:
         for service, service_config, instances, context in planned:
             self._configure(service, service_config, config, instances, context)
             retired += service.set_instances(instances)
+            _configure_guards(service, service_config, made.guards)
             if service.balancer_config != service_config.balancer:
                 service.balancer = _balancer(service_config.balancer)
                 service.balancer_config = service_config.balancer
@@ -417,8 +479,11 @@ class Runtime:
         if whole.gateway.underscores != "allow":
             drop |= Kind.UNDERSCORE
         sticky = config.balancer.kind == "sticky-cookie"
+        retry = config.retry or RetryConfig()
+        service.budget.reconfigure(retry.budget, retry.min_per_second)
+        service.outlier.settings = config.outlier.settings()
         for each, instance in zip(config.instances, instances, strict=True):
-            instance.weight = float(each.weight)
+            instance.full_weight = instance.weight = float(each.weight)
             instance.zone = each.zone
             if config.balancer.kind != "ewma":
                 instance.latency = None
@@ -426,7 +491,7 @@ class Runtime:
                 instance.latency = PeakLatency(config.balancer.decay)
             instance.on_response = _sticky(service, instance) if sticky else None
             t = config.timeout
-            instance.timeouts = _timeouts(t.connect, t.first_byte, t.body)
+            instance.timeouts = _timeouts(t.connect, _per_try(t, config.retry), t.body)
             instance.drop = drop
             if config.host not in ("preserve", "instance"):
                 instance.host = config.host.encode()
@@ -485,7 +550,20 @@ class Runtime:
             await asyncio.sleep(0.1)
         await instance.aclose()
 
+    def _tick(self) -> None:
+        """What services do once a second, so that requests need not."""
+        self._ticker = self.loop.call_later(_TICK, self._tick)
+        now = self.loop.time()
+        for service in self.services.values():
+            try:
+                service.tick(now)
+            except Exception:
+                _log.exception("service %s", service.name)
+
     async def aclose(self) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
         for task in list(self._retiring):
             task.cancel()
         for service in self.services.values():

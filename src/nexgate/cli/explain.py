@@ -77,6 +77,13 @@ def _does(route: Route[Any]) -> str:
     return str(handler.describe()) if handler is not None else ""
 
 
+def _further(route: Route[Any]) -> list[tuple[str, str]]:
+    """What stands between the route and the instances, as names and words."""
+    handler = getattr(route.payload, "handler", None)
+    describe = getattr(handler, "describe_further", None)
+    return describe() if describe is not None else []
+
+
 def _as_dict(explanation: Explanation[Any]) -> dict[str, Any]:
     from nexgate.routing import Match
 
@@ -85,6 +92,7 @@ def _as_dict(explanation: Explanation[Any]) -> dict[str, Any]:
     if isinstance(outcome, Match):
         answer["matched"] = _route(outcome.route)
         answer["params"] = {name: str(value) for name, value in outcome.params.items()}
+        answer["service"] = dict(_further(outcome.route))
     else:
         answer["status"] = 405 if outcome.allow else 404
         answer["allow"] = [method.decode("latin-1") for method in outcome.allow]
@@ -126,6 +134,7 @@ def _print(method: str, url: str, explanation: Explanation[Any]) -> None:
         console.print(head, soft_wrap=True)
         facts = [("path", route.template.text)]
         facts += [(f"{{{name}}}", str(value)) for name, value in outcome.params.items()]
+        facts += _further(route)
         width = max(len(name) for name, _ in facts)
         for name, value in facts:
             console.print(

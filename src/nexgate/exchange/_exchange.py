@@ -21,190 +21,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import Any, Final
+from typing import Any
 
-from nexgate.clock import NEVER, Timed
 from nexgate.errors import Cause, Refused
 from nexgate.exchange._errors import BodyTooLarge, ClientGone
-from nexgate.exchange._plan import NO_PLAN, Hook, Plan
+from nexgate.exchange._incoming import HELD_BYTES, Incoming
+from nexgate.exchange._plan import Hook, Plan
 from nexgate.exchange._request import Request
 from nexgate.exchange._response import Response
-from nexgate.exchange._sides import Attempt, Downstream, TunnelEnd
-from nexgate.http import Field, RequestHead, ResponseHead
+from nexgate.exchange._sides import Failure, TunnelEnd
+from nexgate.http import Field, ResponseHead
 from nexgate.problem import problem_content
-from nexgate.routing import Match, parse_cookies, parse_query
 
-__all__ = ["HELD_BYTES", "Exchange"]
+__all__ = ["Exchange"]
 
 _log = logging.getLogger("nexgate")
 
-HELD_BYTES: Final = 64 * 1024
-"""How much content is held in each direction while the other side is not ready, before reading
-pauses.
-"""
 
-_IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+class Exchange(Incoming):
+    """See the module's docstring. One object per request."""
 
-
-class Exchange(Timed):
-    """See the module's docstring. One object per request; its slots are the whole state."""
-
-    __slots__ = (
-        "_around",
-        "_collecting",
-        "_collector",
-        "_depth",
-        "_epoch",
-        "_failure",
-        "_held",
-        "_held_bytes",
-        "_held_response",
-        "_read_paused",
-        "_request",
-        "_response_end",
-        "_tasks",
-        "_upgrade_far",
-        "allow",
-        "attempt",
-        "avoid",
-        "bytes_in",
-        "bytes_out",
-        "cause",
-        "choice",
-        "client",
-        "detail",
-        "down",
-        "ended",
-        "fields",
-        "forward_base",
-        "head",
-        "head_sent",
-        "host",
-        "id",
-        "id_name",
-        "instance",
-        "match",
-        "method",
-        "path",
-        "plan",
-        "raw_query",
-        "request_complete",
-        "request_trailers",
-        "response",
-        "response_complete",
-        "scheme",
-        "served_by",
-        "started",
-        "state",
-        "status",
-        "tried",
-        "was_retried",
-    )
-
-    def __init__(
-        self,
-        down: Downstream,
-        method: bytes,
-        path: bytes,
-        query: bytes | None,
-        head: RequestHead,
-        client: str,
-        scheme: str,
-        forward_base: bytes,
-        id: bytes,
-        id_name: bytes,
-        started: float,
-    ) -> None:
-        self.deadline = NEVER
-        self._slot = -1
-        self.down = down
-        self.head = head
-        self.method = method
-        self.host = head.host
-        self.path = path
-        """Normalised; a rewrite changes it before the attempt starts."""
-        self.raw_query = query
-        """What follows ``?``; None when there is none."""
-        self.fields = head.fields
-        """Shared with other exchanges of the connection until ``own_fields`` makes them ours."""
-        self.client = client
-        self.scheme = scheme
-        self.forward_base = forward_base
-        """Forwarded and Via lines for the service."""
-        self.id = id
-        self.id_name = id_name
-        """Field in which the id travels."""
-        self.started = started
-        self.match: Match[Plan] | None = None
-        self.plan: Plan = NO_PLAN
-        self.state: dict[str, Any] | None = None
-        self.attempt: Attempt | None = None
-        self.instance: Any = None
-        self.served_by: tuple[str, str] = ("", "")
-        """Service and URL of the instance that was asked last."""
-        self.tried: list[Any] | None = None
-        """Instances that could not be reached for this exchange."""
-        self.avoid: Any = None
-        """The instance whose connection died under the first attempt."""
-        self.was_retried = False
-        self.choice: Any = None
-        """The part of a split that the exchange was drawn into."""
-        self.allow: bytes | None = None
-        """Value of the Allow field of a 405 (RFC 9110 §15.5.6)."""
-        self.response: Response | None = None
-        self.status = 0
-        self.cause: Cause | None = None
-        self.detail = ""
-        self.bytes_in = 0
-        self.bytes_out = 0
-        self.head_sent = False
-        self.ended = False
-        self.request_complete = not head.has_body
-        self.request_trailers: list[Field] = []
-        self.response_complete = False
-        self._request: Request | None = None
-        self._depth = 0
-        self._epoch = 0
-        """Counts failures: a step that began before the last one has nothing more to say."""
-        self._failure: tuple[Cause, str] | None = None
-        self._around: list[tuple[int, asyncio.Future[Response]]] | None = None
-        self._tasks: set[asyncio.Task[None]] | None = None
-        self._held: list[bytes] | None = None
-        self._held_bytes = 0
-        self._held_response: list[bytes] | None = None
-        self._response_end: list[Field] | None = None
-        self._collector: asyncio.Future[bytes] | None = None
-        self._collecting = 0
-        """Bytes of content to have before the handler starts; 0 once it may."""
-        self._read_paused = False
-        self._upgrade_far: TunnelEnd | None = None
-
-    # ---------------------------------------------------------------- routing's view (Routable)
-
-    def header_values(self, name: bytes) -> list[bytes]:
-        return [f[1] for f in self.fields if f[0] == name]
-
-    @property
-    def id_line(self) -> bytes:
-        """The field line with the request id, for a service."""
-        return b"%b: %b" % (self.id_name, self.id)
-
-    @property
-    def query(self) -> bytes:
-        """Without the ``?``; empty when there is none."""
-        return self.raw_query or b""
-
-    def own_fields(self) -> list[Field]:
-        """The request's fields, for changing."""
-        if self.fields is self.head.fields:
-            self.fields = self.fields.copy()
-        return self.fields
-
-    def query_values(self, name: str) -> list[str]:
-        return parse_query(self.query).get(name, [])
-
-    def cookie_values(self, name: str) -> list[str]:
-        return parse_cookies(self.header_values(b"cookie")).get(name, [])
+    __slots__ = ()
 
     # ---------------------------------------------------------------- request phase
 
@@ -214,16 +51,6 @@ class Exchange(Timed):
         if request is None:
             request = self._request = Request(self)
         return request
-
-    @property
-    def is_idempotent(self) -> bool:
-        """RFC 9110 §9.2.2: doing it twice is doing it once."""
-        return self.method in _IDEMPOTENT
-
-    @property
-    def is_replayable(self) -> bool:
-        """Nothing of the request is lost when it is sent again: there was no content to send."""
-        return not self.head.has_body
 
     def begin(self, plan: Plan) -> None:
         """Steps 2 and 3 of the module's docstring."""
@@ -277,15 +104,6 @@ class Exchange(Timed):
     def _collected(self) -> None:
         self._collecting = 0
         self.plan.handler.start(self)
-
-    def _want_content(self) -> None:
-        """It is us who want the content, before any service does."""
-        if self.head.expects_continue and self._held is None:
-            self.head = self.head.changed()
-            self.down.send_interim(100, [])
-        if self._read_paused:
-            self._read_paused = False
-            self.down.resume_request()
 
     async def _await_request(self, hook: Hook, waiting: Awaitable[Response | None]) -> None:
         epoch = self._epoch
@@ -384,122 +202,16 @@ class Exchange(Timed):
             if not self.ended and self.head_sent:
                 self.down.flush()
 
-    # ---------------------------------------------------------------- request content
-
-    def take_whole(self, body: bytes) -> None:
-        """All content of the request, before it begins."""
-        self._held = [body]
-        self._held_bytes = self.bytes_in = len(body)
-        self.request_complete = True
-
-    def take_held(self) -> list[bytes] | None:
-        """What an attempt sends with its head: the content, when all of it is here."""
-        held = self._held
-        if held is None or not self.request_complete:
-            return None
-        self._held = None
-        self._held_bytes = 0
-        return held
-
-    def on_request_data(self, data: bytes) -> None:
-        """Content from the client. ``fail`` answers 413 when it passes the route's limit."""
-        self.bytes_in += len(data)
-        limit = self.plan.max_body_bytes
-        if limit is not None and self.bytes_in > limit:
-            self._abandon_attempt()
-            self.fail(Cause.BODY_TOO_LARGE, f"the limit is {limit} bytes")
-            return
-        attempt = self.attempt
-        if attempt is not None:
-            attempt.send_body(data)
-            return
-        if self.response is not None and self.response_complete:
-            return  # answered early: nobody wants it
-        if self._held is None:
-            self._held = []
-        self._held.append(data)
-        self._held_bytes += len(data)
-        if self._collector is not None and self.response is None:
-            if self._held_bytes > self.plan.max_buffered_body_bytes:
-                self._settle_collector(error=BodyTooLarge(self.plan.max_buffered_body_bytes))
-        elif self._collecting:
-            if self._held_bytes >= self._collecting:
-                self._collected()
-        elif self._held_bytes > HELD_BYTES and not self._read_paused:
-            self._read_paused = True
-            self.down.pause_request()
-
-    def on_request_end(self, trailers: list[Field]) -> None:
-        self.request_complete = True
-        self.request_trailers = trailers
-        attempt = self.attempt
-        if attempt is not None:
-            attempt.send_end(trailers)
-        elif self._collecting:
-            self._collected()
-        elif self._collector is not None and self.response is None:
-            self._settle_collector(self._held)
-
-    def attempt_ready(self, attempt: Attempt) -> None:
-        """The attempt has sent the head: give it what was held, then the rest as it comes."""
-        self.attempt = attempt
-        if self._read_paused and not self.request_complete:
-            # First: what is sent now may fill the attempt, and then pauses reading again.
-            self._read_paused = False
-            self.down.resume_request()
-        held = self._held
-        if held is not None:
-            self._held = None
-            self._held_bytes = 0
-            for data in held:
-                attempt.send_body(data)
-        if self.request_complete:
-            if self.head.has_body:
-                attempt.send_end(self.request_trailers)
-
-    async def collect_request(self) -> bytes:
-        if self.attempt is not None:
-            raise RuntimeError("the request has been forwarded: its body is gone")
-        if self._held_bytes > self.plan.max_buffered_body_bytes:
-            raise BodyTooLarge(self.plan.max_buffered_body_bytes)
-        if self.request_complete:
-            return b"".join(self._held or ())
-        if self._collector is None:
-            self._collector = self.down.loop.create_future()
-            self._want_content()
-        return await asyncio.shield(self._collector)
-
-    def replace_request_body(self, body: bytes) -> None:
-        if self.attempt is not None:
-            raise RuntimeError("the request has been forwarded")
-        if not self.request_complete:
-            raise RuntimeError("await request.body() before replacing it")
-        self._held = [body] if body else None
-        self._held_bytes = len(body)
-        self.own_fields()
-        self.head = self.head.changed(content_length=len(body))
-
-    def attempt_refused(self, instance: Any, cause: Cause, detail: str) -> None:
-        """``instance`` could not be reached. Nothing was sent, so any other may be tried, whatever
-        the method.
-        """
-        self.cause = cause
-        self.detail = detail
-        if self.tried is None:
-            self.tried = [instance]
-        else:
-            self.tried.append(instance)
-        self.plan.handler.start(self)
-
-    def retry_elsewhere(self, instance: Any) -> None:
-        """``instance`` died on a request that may be repeated: once, elsewhere if there is an
-        elsewhere.
+    def attempt_failed(self, instance: Any, failure: Failure) -> None:
+        """``instance`` failed and has let go. Before the client has seen anything of an answer, the
+        caller may try again.
         """
         self.attempt = None
-        self.was_retried = True
-        self.avoid = instance
-        self.cause = Cause.UPSTREAM_CLOSED
-        self.plan.handler.start(self)
+        caller = self.caller
+        if caller is not None and self.response is None and not self.ended:
+            caller.attempt_failed(self, instance, failure)
+        else:
+            self.on_failed(failure.cause, failure.detail, failure.retry_after)
 
     # ---------------------------------------------------------------- response
 
@@ -526,7 +238,7 @@ class Exchange(Timed):
             self.status = head.status
             self.bytes_out = len(body)
             self.head_sent = self.response_complete = True
-            if self._tasks or self._slot >= 0:
+            if self._tasks or self._slot >= 0 or self.call is not None:
                 self._end()
             else:  # the rest of _end has nothing to do here
                 self.ended = True
@@ -714,20 +426,6 @@ class Exchange(Timed):
         self.attempt.resume_response()
         return await asyncio.shield(self._collector)
 
-    def _settle_collector(
-        self, content: list[bytes] | None = None, error: Exception | None = None
-    ) -> None:
-        """Tell the filter that awaits a body; it may have been cancelled meanwhile."""
-        collector = self._collector
-        self._collector = None
-        if collector is None or collector.done():
-            return
-        if error is not None:
-            collector.set_exception(error)
-            collector.exception()  # seen, even if nobody awaits it any more
-        else:
-            collector.set_result(b"".join(content or ()))
-
     def on_upgraded(self, response: Response, far: TunnelEnd) -> None:
         """The service switched protocols: 101 passes the response phase, then the tunnel opens."""
         self._upgrade_far = far
@@ -773,12 +471,16 @@ class Exchange(Timed):
 
     def on_deadline(self, now: float) -> None:
         """The total time is over."""
+        if self.caller is not None and self.response is None:
+            self.caller.timed_out(self)
         self._abandon_attempt()
         self.fail(Cause.TOTAL_TIMEOUT)
         if not self.ended:
             self.down.flush()
 
     def _abandon_attempt(self) -> None:
+        if self.call is not None:
+            self.call.abandon()
         attempt = self.attempt
         if attempt is not None:
             self.attempt = None
@@ -801,6 +503,8 @@ class Exchange(Timed):
         self.ended = True
         if self.attempt is not None or self.instance is not None:
             self._abandon_attempt()
+        if self.call is not None:
+            self.call.ended()
         if self._slot >= 0:
             self.down.wheel.forget(self)
         if self._tasks:
@@ -810,4 +514,5 @@ class Exchange(Timed):
                     task.cancel()
         # Nothing may keep the exchange alive from inside: the cycle collector runs rarely.
         self.response = self._request = self._held = self._held_response = None
+        self._replay = self.call = None
         self.down.exchange_ended(self)

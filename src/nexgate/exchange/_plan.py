@@ -47,7 +47,14 @@ class Plan:
     """``UpstreamTimeouts`` that replace the service's, or None."""
     identity: Any = None
     """Equal in two snapshots when the route means the same in both."""
+    importance: int = 1
+    """Of three (0 low, 1 normal, 2 high): who goes first when a service is at its limit."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    is_prompt: bool = field(init=False, default=True, compare=False)
+    """The handler starts in the moment in which the exchange began."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_prompt", not self.hooks and not self.request_buffer_bytes)
 
 
 class _NoHandler:

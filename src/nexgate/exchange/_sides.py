@@ -1,22 +1,25 @@
 """The two sides of an exchange, as it sees them.
 
 The edge and the ASGI entry implement ``Downstream``; connections to instances and local
-applications implement ``Attempt`` and ``TunnelEnd``.
+applications implement ``Attempt`` and ``TunnelEnd``; whoever sent the exchange to an instance is
+its ``Caller``, who decides what a failed attempt comes to.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from nexgate.clock import Wheel
+from nexgate.errors import Cause
 from nexgate.http import Field, ResponseHead
 
 if TYPE_CHECKING:
     from nexgate.exchange._exchange import Exchange
     from nexgate.exchange._response import Response
 
-__all__ = ["Attempt", "Downstream", "Handler", "TunnelEnd"]
+__all__ = ["Attempt", "Caller", "Downstream", "Failure", "Handler", "Reach", "TunnelEnd"]
 
 
 class Downstream(Protocol):
@@ -84,6 +87,49 @@ class Attempt(Protocol):
     def resume_response(self) -> None: ...
     def cancel(self) -> None:
         """The exchange no longer wants anything. Must not call back."""
+        ...
+
+
+class Reach(Enum):
+    """How far an attempt came, which decides whether another may follow (RFC 9110 §9.2.2)."""
+
+    NOTHING = "nothing was sent"
+    REQUEST = "the request was sent, and not a byte came back"
+    SILENCE = "the request was sent, and the answer took too long"
+    ANSWER = "an answer had begun"
+
+
+class Failure(NamedTuple):
+    """Why an attempt failed."""
+
+    cause: Cause
+    detail: str = ""
+    reach: Reach = Reach.ANSWER
+    retry_after: float | None = None
+    """Seconds after which the client may try again; None where that is not known."""
+    is_ours: bool = False
+    """A limit of ours: nothing is said about the instance."""
+
+
+class Caller(Protocol):
+    """Who sent an exchange to an instance."""
+
+    def attempt_failed(self, exchange: Exchange, instance: Any, failure: Failure) -> None:
+        """The attempt has let go of the exchange; nothing of an answer has reached the client."""
+        ...
+
+    def attempt_answered(
+        self, exchange: Exchange, instance: Any, head: ResponseHead, seconds: float
+    ) -> bool:
+        """The head of an answer came after ``seconds``. False: the attempt drops the answer, lets
+        go of the exchange and calls ``attempt_dropped``.
+        """
+        ...
+
+    def attempt_dropped(self, exchange: Exchange) -> None: ...
+
+    def timed_out(self, exchange: Exchange) -> None:
+        """The total time is over, and no answer has begun."""
         ...
 
 

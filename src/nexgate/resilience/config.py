@@ -203,7 +203,8 @@ class BreakerConfig(Section):
                 if data.get(key) is not None:
                     hint = "write failure_ratio = 0.5 beside it, or leave it out"
                     yield Finding((key,), "has no effect: failures in a row need no window", hint)
-        if data.get("slow_call") is not None and data.get("slow_call_ratio") is None:
+        slow = attempt(parse_duration, data.get("slow_call", 60.0))
+        if slow not in (None, 60.0) and data.get("slow_call_ratio") is None:
             if data.get("state") != "metrics-only":
                 hint = "write slow_call_ratio = 0.5 beside it"
                 yield Finding(("slow_call",), "has no effect without slow_call_ratio", hint)
@@ -282,9 +283,9 @@ class RetryConfig(Section):
     """
 
     foreign: ClassVar[Mapping[str, str]] = {
-        "retries": "the key is attempts, which counts the first try: retries + 1",
-        "num_retries": "the key is attempts, which counts the first try: retries + 1",
-        "max_retries": "the key is attempts, which counts the first try: retries + 1",
+        "retries": "the key is attempts; it counts the first try: retries + 1",
+        "num_retries": "the key is attempts; it counts the first try: retries + 1",
+        "max_retries": "the key is attempts; it counts the first try: retries + 1",
         "max_attempts": "the key is attempts",
         "count": "the key is attempts",
         "retry_on": "the key is statuses; a connection that died is always among the reasons",

@@ -2,6 +2,7 @@
 
 from nexgate.upstream._asgi import AsgiInstance, AsgiStartupError
 from nexgate.upstream._forward import Forward, Split
+from nexgate.upstream._guard import Guard
 from nexgate.upstream._instance import Address, InstanceState, PoolLimits, UpstreamTimeouts
 from nexgate.upstream._service import ServiceState
 
@@ -10,6 +11,7 @@ __all__ = [
     "AsgiInstance",
     "AsgiStartupError",
     "Forward",
+    "Guard",
     "InstanceState",
     "PoolLimits",
     "ServiceState",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from nexgate.clock import NEVER, TICK, Timed, Wheel
 from nexgate.errors import Cause, Refused
-from nexgate.exchange import Exchange, Response, TunnelEnd
+from nexgate.exchange import Exchange, Failure, Reach, Response, TunnelEnd
 from nexgate.http import ChunkedDecoder, Field, ResponseHead, encode_last_chunk, parse_response_head
 
 if TYPE_CHECKING:
@@ -240,9 +240,9 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if state == _UNTIL_CLOSE and exc is None:
             exchange.on_response_end([])
         elif state == _HEAD:
-            self.instance.attempt_died(exchange, self, heard=bool(self._buffer or self._interims))
+            self.instance.attempt_died(exchange, heard=bool(self._buffer or self._interims))
         elif state in (_FIXED, _CHUNKED, _UNTIL_CLOSE):
-            self.instance.attempt_failed(exchange, Cause.UPSTREAM_CUT)
+            self.instance.attempt_failed(exchange, Failure(Cause.UPSTREAM_CUT))
 
     def on_deadline(self, now: float) -> None:
         state = self.state
@@ -260,9 +260,12 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if exchange is None:
             return
         if state == _HEAD:
-            self.instance.attempt_failed(exchange, Cause.UPSTREAM_FIRST_BYTE_TIMEOUT)
+            failure = Failure(Cause.UPSTREAM_FIRST_BYTE_TIMEOUT, reach=Reach.SILENCE)
         else:
-            self.instance.attempt_failed(exchange, Cause.UPSTREAM_STALLED)
+            failure = Failure(Cause.UPSTREAM_STALLED)
+        self.instance.attempt_failed(exchange, failure)
+        if not exchange.ended:
+            exchange.down.flush()
 
     # ---------------------------------------------------------------- reading the response
 
@@ -322,8 +325,14 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         if not head.keep_alive:
             self._keep_alive = False
         now = self.loop.time()
-        if instance._backoff or instance.latency is not None:
-            instance.answered(exchange, status, now - self.sent_at)
+        if status >= 500 or instance.is_watched:
+            if not instance.answered(exchange, head, now - self.sent_at):
+                self._drop_answer(exchange, head, len(data) - at)
+                return
+            call = exchange.call
+            if call is not None and call.exchange is not exchange:
+                adopter: Exchange = call.adopt(exchange, self)
+                exchange = self.exchange = adopter
         if (
             head.content_length == len(data) - at
             and self._keep_alive
@@ -358,6 +367,25 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         elif self.state == _FIXED and not self._left:
             self._finish([])
         if exchange.head_sent and not exchange.ended:
+            exchange.down.flush()
+
+    def _drop_answer(self, exchange: Exchange, head: ResponseHead, present: int) -> None:
+        """The answer is not wanted. If all of it is here, the connection can be used again."""
+        self.exchange = None
+        if (
+            head.content_length == present
+            and self._keep_alive
+            and self._request_sent
+            and not self._write_full
+        ):
+            self.state = _IDLE
+            self.instance.release(self, exchange, self.loop.time())
+        else:
+            self.close()
+            self.instance.finished(exchange)
+        assert exchange.caller is not None
+        exchange.caller.attempt_dropped(exchange)
+        if not exchange.ended:
             exchange.down.flush()
 
     def _read_fixed(self, data: bytes) -> None:
@@ -419,7 +447,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self.exchange = None
         self.close()
         if exchange is not None:
-            self.instance.attempt_failed(exchange, cause, detail)
+            self.instance.attempt_failed(exchange, Failure(cause, detail))
 
     # ---------------------------------------------------------------- TunnelEnd
 
@@ -434,7 +462,7 @@ class UpstreamConnection(asyncio.Protocol, Timed):
         self.exchange = None
         self.state = _TUNNEL
         self._tunnel_early = [early] if early else []
-        self.instance.answered(exchange, 101, self.loop.time() - self.sent_at)
+        self.instance.answered(exchange, head, self.loop.time() - self.sent_at)
         response = Response.streaming(exchange, head)
         response.body = b""
         exchange.on_upgraded(response, self)

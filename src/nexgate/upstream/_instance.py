@@ -21,10 +21,11 @@ from urllib.parse import urlsplit
 
 from nexgate.clock import NEVER, TICK, Timed, Wheel, wheel_of
 from nexgate.errors import Cause
-from nexgate.exchange import Exchange, Response
+from nexgate.exchange import Exchange, Failure, Reach, Response
 from nexgate.http import Kind, ResponseHead
 from nexgate.upstream._connection import UpstreamConnection
 from nexgate.upstream._encode import DROP_ALWAYS, encode_request_head
+from nexgate.upstream._guard import GATEWAY_FAILURES
 from nexgate.upstream.balancer import PeakLatency
 
 __all__ = ["Address", "InstanceState", "PoolLimits", "UpstreamTimeouts"]
@@ -131,26 +132,37 @@ class InstanceState:
         "_idle",
         "_tasks",
         "_waiting",
+        "_watches",
         "active",
         "address",
         "connections",
         "drop",
+        "ejected_until",
+        "ejections",
+        "failures_in_row",
+        "failures_judged",
+        "full_weight",
         "heads",
         "host",
         "identity",
         "is_healthy",
         "is_removed",
+        "is_watched",
         "latency",
         "limits",
         "loop",
         "max_response_head_bytes",
         "on_change",
+        "on_failure",
         "on_response",
         "probe",
+        "requests_judged",
         "service",
+        "slow_since",
         "ssl_context",
         "ssl_server_name",
         "timeouts",
+        "total_failures",
         "total_requests",
         "unreachable_until",
         "url",
@@ -158,6 +170,8 @@ class InstanceState:
         "wheel",
         "zone",
     )
+
+    is_local = False
 
     def __init__(
         self,
@@ -175,7 +189,9 @@ class InstanceState:
         self.identity = (service, address.url)
         self.on_change = on_change
         """Called when the instance becomes available or unavailable."""
+        self.full_weight = 1.0
         self.weight = 1.0
+        """What the balancer goes by; less than the full one during a slow start."""
         self.zone: str | None = None
         self.limits = PoolLimits()
         self.timeouts = UpstreamTimeouts()
@@ -192,6 +208,17 @@ class InstanceState:
         self.active = 0
         self.connections = 0
         self.total_requests = 0
+        self.total_failures = 0
+        self.on_failure: Callable[[InstanceState], None] | None = None
+        self.failures_in_row = 0
+        self.requests_judged = 0
+        self.failures_judged = 0
+        self.ejected_until = 0.0
+        self.ejections = 0
+        self.slow_since = 0.0
+        self.is_watched = False
+        """Whether an ordinary answer is worth telling ``answered`` of."""
+        self._watches = False
         self.latency: PeakLatency | None = None
         """Measured only when the balancer looks at it."""
         self.probe: Any = None
@@ -213,21 +240,19 @@ class InstanceState:
         self.active += 1
         self.total_requests += 1
         idle = self._idle
-        while idle and not exchange.was_retried:
+        while idle and not exchange.wants_new_connection:
             connection, _ = idle.popitem()  # the most recently used: the others may expire
             if connection.state == 0 and not connection.transport.is_closing():  # is_usable
                 host = self.host or exchange.head.authority or self.address.authority
                 head = encode_request_head(exchange, host, self.drop)
-                # Without hooks the exchange began just now: no need to ask for the time again.
-                now = self.loop.time() if exchange.plan.hooks else exchange.started
+                # Mostly the exchange began just now: no need to ask for the time again.
+                is_first = exchange.plan.is_prompt and exchange.call is None
+                now = exchange.started if is_first else self.loop.time()
                 connection.start(exchange, head, now)
                 return
         self._drop_void()
         if len(self._waiting) - self._connecting >= self.limits.max_waiting:
-            self.finished(exchange)
-            exchange.on_failed(
-                Cause.OVERLOADED, "too many requests wait for a connection", self.limits.wait
-            )
+            self._overloaded(exchange, "too many requests wait for a connection", self.limits.wait)
             return
         waiter = _Waiter(self, exchange)
         self._waiting.append(waiter)
@@ -245,11 +270,37 @@ class InstanceState:
             exchange.instance = None
             self.active -= 1
 
-    def answered(self, exchange: Exchange, status: int, seconds: float) -> None:
-        """A response head arrived after ``seconds``."""
+    def answered(self, exchange: Exchange, head: ResponseHead, seconds: float) -> bool:
+        """The head of an answer arrived after ``seconds``. False: it is not wanted.
+
+        Told of every answer while ``is_watched``, else only of those with a status from 500 on.
+        """
         self.reached()
+        status = head.status
         if self.latency is not None:
             self.latency.observe(status, seconds, self.loop.time())
+        if status in GATEWAY_FAILURES:
+            self.failed()
+        elif self.failures_in_row:
+            self.failures_in_row = 0
+            self.watch(self._watches)
+        caller = exchange.caller
+        return caller is None or caller.attempt_answered(exchange, self, head, seconds)
+
+    def watch(self, wanted: bool) -> None:
+        """Somebody else wants to know of every answer, or no longer does."""
+        self._watches = wanted
+        self.is_watched = bool(
+            wanted or self.failures_in_row or self._backoff or self.latency is not None
+        )
+
+    def failed(self) -> None:
+        """It did not do what it was asked."""
+        self.total_failures += 1
+        self.failures_in_row += 1
+        self.is_watched = True
+        if self.on_failure is not None:
+            self.on_failure(self)
 
     def remember_head(self, raw: bytes, head: ResponseHead) -> None:
         if len(raw) <= _MAX_HEAD_REMEMBERED and not head.flags & Kind.SECRET:
@@ -257,37 +308,33 @@ class InstanceState:
                 self.heads.clear()
             self.heads[raw] = head
 
-    def attempt_died(
-        self, exchange: Exchange, connection: UpstreamConnection, *, heard: bool
-    ) -> None:
+    def attempt_died(self, exchange: Exchange, *, heard: bool) -> None:
         """The connection was lost after the head was sent and before the answer began.
 
-        The instance may have acted on the request. Only an idempotent request without content is
-        tried again, once (RFC 9110 §9.2.2, RFC 9112 §9.3.1); a service that was merely restarting
-        or closed an idle connection as we picked it is then never noticed.
+        The instance may have acted on the request; whether it can be asked again is the caller's
+        to know. One that was merely restarting, or closed an idle connection as we picked it, is
+        then never noticed.
         """
+        if heard:
+            failure = Failure(Cause.UPSTREAM_MALFORMED, "the answer ends in its head")
+        else:
+            failure = Failure(Cause.UPSTREAM_CLOSED, reach=Reach.REQUEST)
+        self.attempt_failed(exchange, failure)
+
+    def attempt_failed(self, exchange: Exchange, failure: Failure) -> None:
         self.finished(exchange)
-        if (
-            not heard
-            and exchange.is_idempotent
-            and exchange.is_replayable
-            and exchange.head.upgrade is None
-            and not exchange.was_retried
-        ):
-            exchange.retry_elsewhere(self)
-            return
-        exchange.on_failed(
-            Cause.UPSTREAM_MALFORMED if heard else Cause.UPSTREAM_CLOSED,
-            "the answer ends in its head" if heard else "",
+        if not failure.is_ours:
+            self.failed()
+        exchange.attempt_failed(self, failure)
+
+    def _overloaded(self, exchange: Exchange, detail: str, retry_after: float) -> None:
+        self.attempt_failed(
+            exchange,
+            Failure(Cause.OVERLOADED, detail, Reach.NOTHING, retry_after, is_ours=True),
         )
 
-    def attempt_failed(self, exchange: Exchange, cause: Cause, detail: str = "") -> None:
-        self.finished(exchange)
-        exchange.on_failed(cause, detail)
-
     def _waited_too_long(self, exchange: Exchange) -> None:
-        self.finished(exchange)
-        exchange.on_failed(Cause.OVERLOADED, "no connection became free in time", self.limits.wait)
+        self._overloaded(exchange, "no connection became free in time", self.limits.wait)
         exchange.down.flush()
 
     # ---------------------------------------------------------------- supply and demand
@@ -398,8 +445,7 @@ class InstanceState:
         """Nothing of the first exchange in the queue has been sent: it may go anywhere else."""
         exchange = self._next_waiting()
         if exchange is not None:
-            self.finished(exchange)
-            exchange.attempt_refused(self, cause, detail)
+            self.attempt_failed(exchange, Failure(cause, detail, Reach.NOTHING))
             exchange.down.flush()
         self._settle()
 
@@ -407,8 +453,7 @@ class InstanceState:
         """We are out of file descriptors, ports or memory: the client is told to come back."""
         exchange = self._next_waiting()
         if exchange is not None:
-            self.finished(exchange)
-            exchange.on_failed(Cause.OVERLOADED, "the gateway is at its limit", 1.0)
+            self._overloaded(exchange, "the gateway is at its limit", 1.0)
             exchange.down.flush()
         now = self.loop.time()
         if now > self._complained_at + 1.0:
@@ -450,7 +495,7 @@ class InstanceState:
 
     @property
     def is_available(self) -> bool:
-        return self.is_healthy and not self.unreachable_until
+        return self.is_healthy and not self.unreachable_until and not self.ejected_until
 
     def not_reached(self) -> None:
         """A connect failed: avoid the instance for a moment, longer each time (0.25 s to 5 s)."""
@@ -458,6 +503,7 @@ class InstanceState:
         if now < self.unreachable_until:
             return
         self._backoff = min(max(self._backoff * 2, _BACKOFF_FIRST), _BACKOFF_MAX)
+        self.is_watched = True
         self.unreachable_until = now + self._backoff
         self.loop.call_later(self._backoff, self._backoff_over)
         self.on_change()
@@ -469,7 +515,9 @@ class InstanceState:
 
     def reached(self) -> None:
         """It answers: as good as new."""
-        self._backoff = 0.0
+        if self._backoff:
+            self._backoff = 0.0
+            self.watch(self._watches)
         if self.unreachable_until:
             self.unreachable_until = 0.0
             self.on_change()

@@ -35,6 +35,14 @@ from nexgate.config import (
     size,
     wrong,
 )
+from nexgate.resilience.config import (
+    BreakerConfig,
+    BulkheadConfig,
+    DeadlineConfig,
+    HedgeConfig,
+    RetryConfig,
+)
+from nexgate.upstream.outlier.config import OutlierConfig
 
 # --- instances ------------------------------------------------------------------------------------
 
@@ -516,6 +524,11 @@ class ServiceConfig(Section):
         "read_timeout": "the keys are timeout.first_byte and timeout.body",
         "preserve_host": 'the key is host: "preserve" or "instance"',
         "ssl": "the key is tls",
+        "retries": "the key is retry",
+        "circuit_breaker": "the key is breaker",
+        "outlier_detection": "the key is outlier",
+        "max_concurrency": "the key is bulkhead",
+        "concurrency": "the key is bulkhead",
         "path": "paths belong to routes: path, strip_prefix, rewrite",
     }
 
@@ -538,6 +551,29 @@ class ServiceConfig(Section):
 
     timeout: Annotated[TimeoutConfig, Short("total", (str, int, float))] = TimeoutConfig()
     """How long the service is waited for; the short form is ``total``."""
+
+    outlier: Annotated[OutlierConfig, Short("enabled", (bool,))] = OutlierConfig()
+    """Instances that fail real requests are left alone for a while; ``false`` turns that off."""
+
+    retry: Annotated[RetryConfig, Short("attempts", (int,))] | None = None
+    """Failed requests that may be repeated without harm are; the short form is ``attempts``.
+    Unset: only a request whose connection died without an answer is sent once more. In every case,
+    what was not sent to an instance that cannot be reached goes to another."""
+
+    breaker: BreakerConfig | None = None
+    """Answers 503 at once while the service fails. Unset: none."""
+
+    bulkhead: Annotated[BulkheadConfig, Short("limit", (int, str))] | None = None
+    """How many requests are under way at once, per worker; the short form is ``limit``. Unset: as
+    many as ``pool`` allows."""
+
+    hedge: Annotated[HedgeConfig, Short("after", (str, int, float))] | None = None
+    """A second attempt when the first takes unusually long; the short form is ``after``. Unset:
+    none."""
+
+    deadline: Annotated[DeadlineConfig, Short("header")] | None = None
+    """How long the client waits is read from a field, kept to, and passed on; the short form is its
+    name. Unset: ignored."""
 
     tls: UpstreamTlsConfig | None = None
     """TLS to instances whose URL is ``https``. Unset: the system's authorities, verified."""

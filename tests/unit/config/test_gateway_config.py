@@ -333,7 +333,7 @@ def test_a_mistake_in_instances(instances: str, message: str, hint: str) -> None
         ("timeout = true", "timeout", "must be a table", "write { connect = …, first_byte = … }"),
         ("tls = { verify = false }", "tls", "has no effect: no instance is https", "write https:// in the URLs"),
         ('host = "a/b"', "", "is not a host name", ""),
-        ("retry = 3", "retry", "is not a key here", "the keys here are instances, balancer, health, pool, timeout, tls, host, max_response_head_bytes"),
+        ("flavour = 3", "flavour", "is not a key here", "the keys here are instances, balancer, health, pool, timeout, outlier, retry, breaker, bulkhead, hedge, deadline, tls, host, max_response_head_bytes"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_service(line: str, path: str, message: str, hint: str) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from nexgate.clock import NEVER, Timed
 from nexgate.errors import Cause
-from nexgate.exchange import Exchange, Response
+from nexgate.exchange import Exchange, Failure, Response
 from nexgate.http import Field, Kind, ResponseHead, make_field, reason_phrase
 from nexgate.upstream._asgi._scope import Message, Scope
 
@@ -159,7 +159,8 @@ class Call(Timed):
         self.exchange = None
         self.go()
         self.instance.finished(exchange)
-        exchange.on_failed(cause, detail)
+        self.instance.failed()
+        exchange.attempt_failed(self.instance, Failure(cause, detail))
 
     def go(self) -> None:
         """Nobody listens any more: tell the application, and see to it that it ends."""
@@ -307,7 +308,7 @@ class Call(Timed):
                     head.chunked = True
             self._phase = _CONTENT
             instance = self.instance
-            instance.answered(exchange, head.status, self.loop.time() - self._began_at)
+            instance.answered(exchange, head, self.loop.time() - self._began_at)
             if is_whole and instance.on_response is None:
                 self._let_go(exchange)
                 exchange.on_whole_response(head, data)

@@ -8,6 +8,7 @@ from typing import Any
 
 from nexgate.clock import Wheel, wheel_of
 from nexgate.exchange import Exchange, Response
+from nexgate.http import ResponseHead
 from nexgate.http._websocket import MAX_MESSAGE_BYTES
 from nexgate.upstream._asgi._call import Call
 from nexgate.upstream._asgi._http import HttpCall
@@ -35,6 +36,12 @@ class AsgiInstance:
     path is whole again, as ASGI has it. Starlette, FastAPI, Litestar and Nexios take ``root_path``
     off when they match and put it in front of the links they build.
     """
+
+    is_local = True
+    """There is no other: it is never ejected and never asked twice at once."""
+    ejected_until = 0.0
+    ejections = 0
+    slow_since = 0.0
 
     def __init__(
         self,
@@ -67,6 +74,7 @@ class AsgiInstance:
         """Called when the instance becomes available or unavailable."""
         self.root_path = root_path.rstrip("/") if root_path is not None else None
         self.shutdown_timeout = shutdown_timeout
+        self.full_weight = 1.0
         self.weight = 1.0
         self.zone: str | None = None
         self.timeouts = UpstreamTimeouts()
@@ -83,6 +91,11 @@ class AsgiInstance:
         self.is_removed = False
         self.active = 0
         self.total_requests = 0
+        self.total_failures = 0
+        self.requests_judged = 0
+        self.failures_judged = 0
+        self.failures_in_row = 0
+        self.on_failure: Callable[[Any], None] | None = None
         self.latency: PeakLatency | None = None
         """Measured only when the balancer looks at it."""
         self.probe: Any = None
@@ -147,10 +160,22 @@ class AsgiInstance:
             exchange.instance = None
             self.active -= 1
 
-    def answered(self, exchange: Exchange, status: int, seconds: float) -> None:
-        """A response began after ``seconds``."""
+    def answered(self, exchange: Exchange, head: ResponseHead, seconds: float) -> None:
+        """A response began after ``seconds``. It is wanted whatever it is: the application is
+        running, and there is no other that would do better.
+        """
         if self.latency is not None:
-            self.latency.observe(status, seconds, self.loop.time())
+            self.latency.observe(head.status, seconds, self.loop.time())
+        if exchange.call is not None:
+            exchange.call.answered_locally(head.status)
+
+    def failed(self) -> None:
+        """It did not do what it was asked. Counted, but an application is never ejected."""
+        self.total_failures += 1
+        self.failures_in_row += 1
+
+    def watch(self, wanted: bool) -> None:
+        pass
 
     # ---------------------------------------------------------------- availability
 

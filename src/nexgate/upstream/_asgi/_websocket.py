@@ -219,7 +219,7 @@ class WebSocketCall(Call):
         self.exchange = None
         self.instance.wheel.forget(self)
         self.is_paused = False
-        self.instance.answered(exchange, 101, self.loop.time() - self._began_at)
+        self.instance.answered(exchange, head, self.loop.time() - self._began_at)
         response = Response.streaming(exchange, head)
         response.body = b""
         # The exchange still counts as ours, until the tunnel has ended: it tells the instance.
