@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from tests.scenarios.support import Load, Origin, Running, get, show, toml
 
 CONNECTIONS = 8
@@ -13,10 +14,14 @@ CAPACITY = CONNECTIONS / SECONDS  # 400 a second
 POOL = f'pool = {{ max_connections = {CONNECTIONS}, max_waiting = 40, wait = "200ms" }}'
 
 
-async def test_gate7_five_times_the_capacity_keeps_the_goodput(tmp_path: Path) -> None:
+BULKHEAD = f'bulkhead = {{ limit = {CONNECTIONS}, queue = 40, wait = "200ms" }}'
+
+
+@pytest.mark.parametrize("limit", [POOL, BULKHEAD], ids=["pool", "bulkhead"])
+async def test_gate7_five_times_the_capacity_keeps_the_goodput(tmp_path: Path, limit: str) -> None:
     async with (
         Origin(delay=SECONDS) as origin,
-        Running(tmp_path / "gateway.toml", toml(origin.url, service=POOL)) as gateway,
+        Running(tmp_path / "gateway.toml", toml(origin.url, service=limit)) as gateway,
     ):
         # The peak: just as many clients as connections, so that nothing is refused.
         async with Load(gateway.port, connections=CONNECTIONS, requests=800) as load:
