@@ -244,7 +244,7 @@ class RedisState:
         errors = self._redis.exceptions
         try:
             async with asyncio.timeout(self._timeout):
-                answer = await question()
+                answer = await _cancellable(question())
         except (TimeoutError, errors.TimeoutError):
             raise self._lost(f"no answer within {self._timeout} s") from None
         except (OSError, errors.ConnectionError, errors.ReadOnlyError) as error:
@@ -414,12 +414,12 @@ class _Feed:
             while True:
                 wait = self._timeout if is_asked else _ASK_ALIVE_EVERY
                 async with asyncio.timeout(wait + self._timeout):
-                    message = await self._pubsub.get_message(timeout=wait)
+                    message = await _cancellable(self._pubsub.get_message(timeout=wait))
                 if message is None:
                     if is_asked:
                         raise TimeoutError
                     async with asyncio.timeout(self._timeout):
-                        await self._pubsub.ping()
+                        await _cancellable(self._pubsub.ping())
                     is_asked = True
                     continue
                 is_asked = False
@@ -438,6 +438,20 @@ class _Feed:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(self._timeout):
                     await pubsub.aclose()
+
+
+async def _cancellable(question: Awaitable[T]) -> T:
+    """Await, and be cancelled when cancelled.
+
+    redis-py waits with ``asyncio.wait_for``, which before Python 3.12 forgets a cancellation that
+    arrives together with the answer; the task would then go on for ever.
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    answer = await question
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return answer
 
 
 def _difference(before: dict[str, _Record], after: dict[str, _Record]) -> frozenset[str]:
