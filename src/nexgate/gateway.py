@@ -206,11 +206,25 @@ class Gateway:
 
     # ---------------------------------------------------------------- running
 
-    async def start(self, loop: asyncio.AbstractEventLoop | None = None) -> Runtime:
-        """Make it live in the running loop, without listening. ``Runtime.aclose`` ends it."""
+    async def start(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        default_state: str = "memory",
+    ) -> Runtime:
+        """Make it live in the running loop, without listening. ``Runtime.aclose`` ends it.
+
+        ``default_state``: where ``gateway.state`` is that the configuration does not name.
+        """
         made = self.build()
-        runtime = Runtime(loop or asyncio.get_running_loop(), made, self._apps)
-        await runtime.apply(made)
+        runtime = Runtime(
+            loop or asyncio.get_running_loop(), made, self._apps, default_state=default_state
+        )
+        try:
+            await runtime.apply(made)
+        except BaseException:
+            await runtime.aclose()
+            raise
         runtime.edge.exchange_log = access_log(
             self.config.gateway.access_log, self.config.gateway.access_log_format
         )

@@ -13,11 +13,13 @@ import asyncio
 import importlib
 import logging
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from nexgate.config import Section
+from nexgate.discovery import Followed, FollowStatus, Instances, United, follow
 from nexgate.edge import EdgeLimits, EdgeState, EdgeTimeouts, affordable_connections
 from nexgate.errors import ConfigError
 from nexgate.exchange import Handler, Hook, Plan
@@ -33,7 +35,6 @@ from nexgate.policies.answer import Answer, Redirect
 from nexgate.policies.filters import Filter
 from nexgate.policies.headers import request_hook, response_hook
 from nexgate.policies.rewrite import PathChange, rewrite, strip_literal, strip_prefix
-from nexgate.resilience.config import RetryConfig
 from nexgate.routing import (
     Absent,
     Condition,
@@ -51,37 +52,30 @@ from nexgate.routing import (
 )
 from nexgate.routing.config import PredicateConfig
 from nexgate.snapshot import Snapshot
+from nexgate.state import State, StateError, open_state
 from nexgate.upstream import (
-    Address,
     AsgiInstance,
     Forward,
     Guard,
-    InstanceState,
-    PoolLimits,
+    Membership,
     ServiceState,
     Split,
     UpstreamTimeouts,
+    client_context,
+    first_byte_limit,
+    upstream_timeouts,
 )
 from nexgate.upstream._encode import DROP_ALWAYS
-from nexgate.upstream.balancer import (
-    Balancer,
-    ConsistentHash,
-    LeastRequests,
-    PeakEwma,
-    PeakLatency,
-    RoundRobin,
-    StickyCookie,
-    WeightedRandom,
-)
-from nexgate.upstream.config import BalancerConfig, ServiceConfig, TimeoutConfig
-from nexgate.upstream.health import Probe, ProbeSettings
+from nexgate.upstream.balancer import LeastRequests
+from nexgate.upstream.config import ServiceConfig, TimeoutConfig
 
 __all__ = ["Build", "Runtime", "build", "configure_guards", "import_object"]
 
 _log = logging.getLogger("nexgate")
 
-_FOREVER = 10.0 * 365 * 86400
-_TICK = 1.0
+_TICK: Final = 1.0
+_FIRST_ANSWER: Final = 2.0
+"""Seconds that a service without an instance waits for its discovery before it is served."""
 
 
 def import_object(path: str) -> Any:
@@ -97,22 +91,6 @@ def import_object(path: str) -> Any:
         except AttributeError:
             raise ConfigError(f"{path}: {module_name} has no {name}") from None
     return found
-
-
-def _balancer(config: BalancerConfig) -> Balancer:
-    match config.kind:
-        case "least-requests":
-            return LeastRequests()
-        case "round-robin":
-            return RoundRobin()
-        case "random":
-            return WeightedRandom()
-        case "ewma":
-            return PeakEwma()
-        case "consistent-hash":
-            return ConsistentHash(config.key)
-        case "sticky-cookie":
-            return StickyCookie(config.cookie, None if config.ttl is None else int(config.ttl))
 
 
 def path_rules(config: GatewayConfig) -> PathRules:
@@ -240,7 +218,11 @@ def _plan(
         service = config.services[route.service_names[0]]
         merged = (route.timeout or TimeoutConfig()).over(service.timeout)
         retry = route.retry or service.retry
-        timeouts = _timeouts(merged.connect, _per_try(merged, retry), merged.body)
+        timeouts = upstream_timeouts(
+            merged.connect,
+            first_byte_limit(merged, retry.per_try if retry is not None else None),
+            merged.body,
+        )
         if route.timeout is not None and "total" in route.timeout.model_fields_set:
             total = merged.total
     return Plan(
@@ -324,20 +306,6 @@ def _path_change(route: RouteConfig) -> PathChange | None:
     return None
 
 
-def _timeouts(connect: float, first_byte: float | None, body: float | None) -> UpstreamTimeouts:
-    return UpstreamTimeouts(
-        connect,
-        first_byte if first_byte is not None else _FOREVER,
-        body if body is not None else _FOREVER,
-    )
-
-
-def _per_try(timeout: TimeoutConfig, retry: RetryConfig | None) -> float | None:
-    """How long one attempt may take to begin its answer."""
-    limits = [timeout.first_byte, retry.per_try if retry is not None else None]
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
 def _configure_guards(
     service: ServiceState,
     config: ServiceConfig,
@@ -377,13 +345,21 @@ class Runtime:
     """One per worker. Owns the services and the ``EdgeState``."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, first: Build, apps: Mapping[str, Any]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        first: Build,
+        apps: Mapping[str, Any],
+        *,
+        default_state: str = "memory",
     ) -> None:
+        """``default_state``: where the state is that the configuration says nothing of."""
         self.loop = loop
         self.services: dict[str, ServiceState] = {}
         self.apps = dict(apps)
         """ASGI applications by instance URL, for those that were given as objects."""
         self.config = first.config
+        self.state: State | None = None
+        """Shared with other workers or machines; opened when the first build is applied."""
         self.edge = EdgeState(
             loop,
             first.snapshot,
@@ -391,6 +367,11 @@ class Runtime:
             timeouts=edge_timeouts(first.config),
         )
         self.reloads = 0
+        self._default_state = default_state
+        self._state_spec: str | None = None
+        self._members: dict[str, Membership] = {}
+        self._followed: dict[str, tuple[Any, Followed]] = {}
+        """By service: what its discovery was made from, and what follows it."""
         self._ticker: asyncio.TimerHandle | None = loop.call_later(_TICK, self._tick)
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -398,143 +379,107 @@ class Runtime:
         """Make a build true. New applications are started before any request can reach them."""
         config = made.config
         fresh: list[AsgiInstance] = []
-        planned: list[tuple[ServiceState, ServiceConfig, list[Any], ssl.SSLContext | None]] = []
+        planned: list[tuple[Membership, ServiceConfig, list[Any], ssl.SSLContext | None]] = []
         try:
             for name, service_config in config.services.items():
-                service = made.services[name]
-                instances = self._instances(service, service_config, fresh)
-                is_tls = any(each.scheme == "https" for each in service_config.instances)
-                context = _client_context(service_config) if is_tls else None
-                planned.append((service, service_config, instances, context))
+                members = self._members.get(name) or Membership(
+                    made.services[name], self.loop, self._retire
+                )
+                instances, starting = members.instances_for(service_config, self._app)
+                fresh += starting
+                planned.append((members, service_config, instances, _context(service_config)))
             for instance in fresh:
                 await instance.startup()
         except BaseException:
             for instance in fresh:
                 await instance.aclose()
             raise
+        retired_state = self._open_state(config.gateway.state or self._default_state)
         register_request_id_field(config.gateway.request_id.header.encode())
+        drop = DROP_ALWAYS
+        if config.gateway.underscores != "allow":
+            drop |= Kind.UNDERSCORE
         # From here on nothing awaits: the swap is one step for every request.
-        retired: list[Any] = []
-        for service, service_config, instances, context in planned:
-            self._configure(service, service_config, config, instances, context)
-            retired += service.set_instances(instances)
-            _configure_guards(service, service_config, made.guards)
-            if service.balancer_config != service_config.balancer:
-                service.balancer = _balancer(service_config.balancer)
-                service.balancer_config = service_config.balancer
-        for name, service in self.services.items():
+        for members, service_config, instances, context in planned:
+            _configure_guards(members.service, service_config, made.guards)
+            members.configure(
+                service_config, instances, drop=drop, context=context, state=self.state
+            )
+        for name, members in self._members.items():
             if name not in made.services:
-                retired += service.set_instances(())
+                members.clear()
+        self._members = {members.service.name: members for members, *_ in planned}
         self.services = dict(made.services)
         self.config = config
         self.edge.forwards_underscores = config.gateway.underscores == "allow"
         self.edge.configure(made.snapshot, edge_limits(config), edge_timeouts(config))
         self.edge.depart(made.identities, config.gateway.on_change)
         self.reloads += 1
-        for instance in retired:
-            self._retire(instance)
+        await self._discover(config)
+        if retired_state is not None:
+            await retired_state.aclose()
 
-    def _instances(
-        self,
-        service: ServiceState,
-        config: ServiceConfig,
-        fresh: list[AsgiInstance],
-    ) -> list[Any]:
-        """Those that stay, as they are, and new ones. Configured only at the swap."""
-        instances: list[Any] = []
-        for each in config.instances:
-            known = service.instances.get(each.url)
-            if each.scheme == "asgi":
-                app = self.apps.get(each.url)
-                if app is None:
-                    app = import_object(each.url.removeprefix("asgi:"))
-                if known is not None and known.app is app:
-                    instances.append(known)
-                    continue
-                made = AsgiInstance(app, each.url, self.loop, service=service.name)
-                fresh.append(made)
-                instances.append(made)
-            elif known is not None:
-                instances.append(known)
-            else:
-                instances.append(
-                    InstanceState(
-                        Address.parse(each.url),
-                        self.loop,
-                        service=service.name,
-                        on_change=service.refresh,
-                    )
-                )
-        return instances
+    def _app(self, url: str) -> Any:
+        app = self.apps.get(url)
+        return app if app is not None else import_object(url.removeprefix("asgi:"))
 
-    def _configure(
-        self,
-        service: ServiceState,
-        config: ServiceConfig,
-        whole: GatewayConfig,
-        instances: list[Any],
-        context: ssl.SSLContext | None,
-    ) -> None:
-        drop = DROP_ALWAYS
-        if whole.gateway.underscores != "allow":
-            drop |= Kind.UNDERSCORE
-        sticky = config.balancer.kind == "sticky-cookie"
-        retry = config.retry or RetryConfig()
-        service.budget.reconfigure(retry.budget, retry.min_per_second)
-        service.outlier.settings = config.outlier.settings()
-        for each, instance in zip(config.instances, instances, strict=True):
-            instance.full_weight = instance.weight = float(each.weight)
-            instance.zone = each.zone
-            if config.balancer.kind != "ewma":
-                instance.latency = None
-            elif instance.latency is None or service.balancer_config != config.balancer:
-                instance.latency = PeakLatency(config.balancer.decay)
-            instance.on_response = _sticky(service, instance) if sticky else None
-            t = config.timeout
-            instance.timeouts = _timeouts(t.connect, _per_try(t, config.retry), t.body)
-            instance.drop = drop
-            if config.host not in ("preserve", "instance"):
-                instance.host = config.host.encode()
-            else:
-                instance.host = None
-            if isinstance(instance, AsgiInstance):
-                continue
-            if config.host == "instance":
-                instance.host = instance.address.authority
-            pool = config.pool
-            instance.limits = PoolLimits(
-                pool.max_connections, pool.max_idle, pool.idle, pool.max_waiting, pool.wait
-            )
-            instance.max_response_head_bytes = config.max_response_head_bytes
-            if instance.address.tls:
-                instance.ssl_context = context
-                instance.ssl_server_name = config.tls.server_name if config.tls else None
-            self._probe(instance, config)
+    def _open_state(self, spec: str) -> State | None:
+        """Open another state if it is to be another; returns the one before, to be closed."""
+        if spec == self._state_spec:
+            return None
+        before = self.state
+        try:
+            self.state = open_state(spec)
+        except StateError as error:
+            # The gateway must serve whether or not its workers can agree on anything.
+            _log.error("every worker is on its own: %s", error)
+            self.state = open_state("memory")
+        self._state_spec = spec
+        return before
 
-    def _probe(self, instance: InstanceState, config: ServiceConfig) -> None:
-        health = config.health
-        if health is None:
-            if instance.probe is not None:
-                instance.probe.cancel()
-                instance.probe = None
-                instance.is_healthy = True
-            return
-        settings = ProbeSettings(
-            health.path,
-            health.method,
-            health.status,
-            health.interval,
-            health.jitter,
-            health.timeout,
-            health.healthy_after,
-            health.unhealthy_after,
-            health.port,
-            health.host,
+    # ---------------------------------------------------------------- discovery
+
+    async def _discover(self, config: GatewayConfig) -> None:
+        """Follow what the configuration says; what it says as before is not touched."""
+        assert self.state is not None
+        leaving: list[Followed] = []
+        waiting: list[Followed] = []
+        wanted = {
+            name: (service.discover, id(self.state))
+            for name, service in config.services.items()
+            if service.discover
+        }
+        for name in [
+            n for n, (made_from, _) in self._followed.items() if wanted.get(n) != made_from
+        ]:
+            leaving.append(self._followed.pop(name)[1])
+            if name in self._members and name not in wanted:
+                self._members[name].found(())
+        for name, made_from in wanted.items():
+            if name not in self._followed:
+                providers = [each.provider(name, self.state) for each in made_from[0]]
+                provider = providers[0] if len(providers) == 1 else United(providers)
+                followed = follow(provider, partial(self._found, name))
+                self._followed[name] = made_from, followed
+                if not self._members[name].size:
+                    waiting.append(followed)
+        # A service that has nobody yet is worth a moment: its first request comes soon.
+        await asyncio.gather(
+            *(each.wait_answered(_FIRST_ANSWER) for each in waiting),
+            *(each.aclose() for each in leaving),
         )
-        if instance.probe is None or instance.probe.settings != settings:
-            if instance.probe is not None:
-                instance.probe.cancel()
-            instance.probe = Probe(instance, settings)
+
+    def _found(self, name: str, instances: Instances) -> None:
+        members = self._members.get(name)
+        if members is not None:
+            members.found(instances)
+
+    def discovery_status(self, name: str) -> FollowStatus | None:
+        """How the discovery of a service is; ``None`` when it has none."""
+        found = self._followed.get(name)
+        return found[1].status if found is not None else None
+
+    # ---------------------------------------------------------------- the end of instances
 
     def _retire(self, instance: Any) -> None:
         """Idle connections close now; what is under way on the instance ends by itself."""
@@ -566,27 +511,19 @@ class Runtime:
             self._ticker = None
         for task in list(self._retiring):
             task.cancel()
+        await asyncio.gather(*(followed.aclose() for _, followed in self._followed.values()))
+        self._followed.clear()
         for service in self.services.values():
             await service.aclose()
+        if self.state is not None:
+            await self.state.aclose()
 
 
-def _sticky(service: ServiceState, instance: Any) -> Callable[[Any, Any], None]:
-    def on_response(exchange: Any, response: Any) -> None:
-        service.on_response(exchange, response, instance)
-
-    return on_response
-
-
-def _client_context(config: ServiceConfig) -> ssl.SSLContext:
-    tls = config.tls
-    context = ssl.create_default_context(cafile=str(tls.ca) if tls and tls.ca else None)
-    context.set_alpn_protocols(["http/1.1"])
-    if tls is not None:
-        if not tls.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if tls.min_version == "1.3":
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
-        if tls.certificate is not None:
-            context.load_cert_chain(str(tls.certificate), str(tls.key), password=lambda: b"")
-    return context
+def _context(config: ServiceConfig) -> ssl.SSLContext | None:
+    """TLS towards a service, if it may have instances that want it."""
+    is_needed = (
+        config.tls is not None
+        or config.discover
+        or any(each.scheme == "https" for each in config.instances)
+    )
+    return client_context(config) if is_needed else None

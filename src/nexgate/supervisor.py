@@ -37,6 +37,7 @@ from typing import Any, Final
 from nexgate.config import InvalidConfig, Overrides
 from nexgate.errors import ConfigError
 from nexgate.observability import configure_logging
+from nexgate.state import forget_dead
 from nexgate.worker import Frames, frame, worker_main
 
 __all__ = ["run"]
@@ -154,9 +155,11 @@ class _Supervisor:
         for _ in range(self.facts.workers):
             self._fork_worker(self.text, self.facts, self.generation)
         self._look_at_files()
+        forget_dead()
         try:
             return self._loop()
         finally:
+            forget_dead(os.getpid())
             for sock in self.sockets.values():
                 self._close_listener(sock)
 

@@ -35,6 +35,7 @@ from nexgate.errors import ConfigError
 from nexgate.gateway import Gateway, load_source
 from nexgate.observability import AccessLog, access_log, configure_logging
 from nexgate.runtime import Runtime
+from nexgate.state import path_of
 
 if TYPE_CHECKING:
     from nexgate.edge.config import ListenConfig
@@ -110,7 +111,8 @@ class Worker:
                 wanted,
             )
         self._listen = config.gateway.listen
-        self._runtime = runtime = await self.gateway.start(loop)
+        state = f"lmdb:{path_of(os.getppid())}"
+        self._runtime = runtime = await self.gateway.start(loop, default_state=state)
         listeners = [
             Listener(sock, listener_tls(each.tls), each.trusted)
             for sock, each in zip(self._sockets, self._listen, strict=True)

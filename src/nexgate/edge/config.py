@@ -41,6 +41,7 @@ from nexgate.config import (
     unquoted,
     wrong,
 )
+from nexgate.state import parse_state_spec
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -433,6 +434,22 @@ class GatewaySection(Section):
     ] = 1
     """Number of worker processes; ``"auto"`` is one for each processor. Limits, pools and
     balancers are each worker's own."""
+
+    state: (
+        Annotated[
+            str,
+            PlainValidator(parse_state_spec),
+            WithJsonSchema(
+                {"type": "string", "examples": ["memory", "local", "redis://127.0.0.1:6379/0"]}
+            ),
+        ]
+        | None
+    ) = None
+    """Where workers and machines agree on what is to be known once, such as who probes an instance
+    and which instances have registered: ``"memory"`` (each worker alone), ``"local"`` (all
+    programs of this user on this machine), ``"lmdb:/directory"``, or ``"redis://host:port/db"``
+    (Redis or Valkey, for many machines; while it is away each worker goes by its own view). Unset:
+    the workers of this gateway among themselves."""
 
     limits: LimitsConfig = LimitsConfig()
     """What one client may cost."""

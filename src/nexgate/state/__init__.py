@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nexgate.state._degrading import Degrading
-from nexgate.state._directory import default_path
+from nexgate.state._directory import default_path, forget_dead, path_of
 from nexgate.state._lease import Lease
 from nexgate.state._memory import MemoryState
 from nexgate.state._spec import open_state, parse_state_spec
@@ -47,9 +47,11 @@ __all__ = [
     "StateStatistics",
     "StateUnavailable",
     "default_path",
+    "forget_dead",
     "machine_clock",
     "open_state",
     "parse_state_spec",
+    "path_of",
 ]
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
 
 from nexgate.state._state import StateError
 
-__all__ = ["default_path", "private_directory"]
+__all__ = ["default_path", "forget_dead", "path_of", "private_directory"]
 
 
 def default_path() -> Path:
@@ -27,6 +29,32 @@ def default_path() -> Path:
         if found is not None and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
             return Path(runtime) / "nexgate"
     return Path(tempfile.gettempdir()) / f"nexgate-{os.geteuid()}"
+
+
+def path_of(pid: int) -> Path:
+    """Where a program and its workers meet that share with nobody else."""
+    path = default_path()
+    return path.with_name(f"{path.name}-{pid}")
+
+
+def forget_dead(*pids: int) -> None:
+    """Remove what programs left behind that are no more, and what ``pids`` would."""
+    path = default_path()
+    for found in path.parent.glob(f"{path.name}-[0-9]*"):
+        pid = found.name.removeprefix(f"{path.name}-")
+        if pid.isdigit() and (int(pid) in pids or not _is_alive(int(pid))):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(found)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it is somebody else's
+    return True
 
 
 def private_directory(path: Path) -> Path:

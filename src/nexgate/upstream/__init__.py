@@ -4,6 +4,12 @@ from nexgate.upstream._asgi import AsgiInstance, AsgiStartupError
 from nexgate.upstream._forward import Forward, Split
 from nexgate.upstream._guard import Guard
 from nexgate.upstream._instance import Address, InstanceState, PoolLimits, UpstreamTimeouts
+from nexgate.upstream._membership import (
+    Membership,
+    client_context,
+    first_byte_limit,
+    upstream_timeouts,
+)
 from nexgate.upstream._service import ServiceState
 
 __all__ = [
@@ -13,8 +19,12 @@ __all__ = [
     "Forward",
     "Guard",
     "InstanceState",
+    "Membership",
     "PoolLimits",
     "ServiceState",
     "Split",
     "UpstreamTimeouts",
+    "client_context",
+    "first_byte_limit",
+    "upstream_timeouts",
 ]

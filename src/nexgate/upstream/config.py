@@ -35,6 +35,7 @@ from nexgate.config import (
     size,
     wrong,
 )
+from nexgate.discovery.config import DiscoverConfig
 from nexgate.resilience.config import (
     BreakerConfig,
     BulkheadConfig,
@@ -532,10 +533,15 @@ class ServiceConfig(Section):
         "path": "paths belong to routes: path, strip_prefix, rewrite",
     }
 
-    instances: Annotated[
-        tuple[Annotated[InstanceConfig, Short("url")], ...], Field(min_length=1)
-    ] = Field(examples=['["http://127.0.0.1:9001"]'])
-    """URLs, or tables with ``url`` and ``weight``. At least one."""
+    instances: tuple[Annotated[InstanceConfig, Short("url")], ...] = Field(
+        default=(), examples=['["http://127.0.0.1:9001"]']
+    )
+    """URLs, or tables with ``url`` and ``weight``. At least one, unless ``discover`` finds some."""
+
+    discover: tuple[Annotated[DiscoverConfig, Field(discriminator="kind"), Short("kind")], ...] = ()
+    """Where further instances come from: ``"registry"``, or tables with ``kind``: ``"file"``,
+    ``"dns"``, ``"registry"``, ``"consul"``, ``"kubernetes"``, ``"http"``. Several are united; one
+    that is away keeps what it said last."""
 
     balancer: Annotated[BalancerConfig, Field(discriminator="kind"), Short("kind")] = (
         LeastRequestsConfig()
@@ -586,6 +592,11 @@ class ServiceConfig(Section):
     max_response_head_bytes: Annotated[Size, size("1KiB", "16MiB")] = 64 * 1024
     """Size of a response head. Beyond: 502."""
 
+    @property
+    def per_try(self) -> float | None:
+        """Seconds for one attempt, where ``retry`` says."""
+        return self.retry.per_try if self.retry is not None else None
+
     @model_validator(mode="after")
     def _host_is_a_host(self) -> Self:
         if self.host not in ("preserve", "instance"):
@@ -599,6 +610,12 @@ class ServiceConfig(Section):
     @classmethod
     def relations(cls, data: Mapping[str, Any]) -> Iterator[Finding]:
         instances = data.get("instances")
+        has_none = instances is None or (isinstance(instances, (list, tuple)) and not instances)
+        # An unknown key was probably meant to be it; it has a hint of its own.
+        if has_none and not data.get("discover") and set(data) <= set(cls.keys()):
+            what = "is required" if instances is None else "must not be empty"
+            hint = 'for example instances = ["http://127.0.0.1:9001"], or discover = ["registry"]'
+            yield Finding(("instances",), what, hint, is_missing=instances is None)
         listed = instances if isinstance(instances, (list, tuple)) else ()
         schemes: set[str] = set()
         seen: dict[str, int] = {}

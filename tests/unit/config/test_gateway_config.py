@@ -13,6 +13,7 @@ import trustme
 
 from nexgate.config import InvalidConfig, Overrides, Problem, Section
 from nexgate.config.reference import ROOT, _places, markdown
+from nexgate.discovery.config import FileConfig
 from nexgate.edge.config import GatewaySection, ListenAddress, ListenConfig
 from nexgate.gateway_config import GatewayConfig, RouteConfig, check_text, load_text
 from nexgate.upstream.config import ServiceConfig, TimeoutConfig
@@ -297,7 +298,7 @@ def test_a_mistake_in_gateway(line: str, path: str, message: str, hint: str) -> 
         ('["asgi:a.b.app"]', "is not the path of a Python object", 'did you mean "a.b:app"?'),
         ("[5]", "must be a table", "write { url = …, weight = … }"),
         ('"http://h"', "must be a list", "put it in brackets: [ … ]"),
-        ("[]", "must not be empty", ""),
+        ("[]", "must not be empty", 'for example instances = ["http://127.0.0.1:9001"], or discover = ["registry"]'),
         ('["http://h", "HTTP://h/"]', "is there twice", "it is instances[0] already; for a larger share, give it a weight"),
         ('[{ url = "http://h", weight = 0 }]', "must be from 1 to 1000000", ""),
         ('[{ url = "http://h", weight = 1.5 }]', "must be a whole number", ""),
@@ -333,7 +334,7 @@ def test_a_mistake_in_instances(instances: str, message: str, hint: str) -> None
         ("timeout = true", "timeout", "must be a table", "write { connect = …, first_byte = … }"),
         ("tls = { verify = false }", "tls", "has no effect: no instance is https", "write https:// in the URLs"),
         ('host = "a/b"', "", "is not a host name", ""),
-        ("flavour = 3", "flavour", "is not a key here", "the keys here are instances, balancer, health, pool, timeout, outlier, retry, breaker, bulkhead, hedge, deadline, tls, host, max_response_head_bytes"),
+        ("flavour = 3", "flavour", "is not a key here", "the keys here are instances, discover, balancer, health, pool, timeout, outlier, retry, breaker, bulkhead, hedge, deadline, tls, host, max_response_head_bytes"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_service(line: str, path: str, message: str, hint: str) -> None:
@@ -628,6 +629,12 @@ def test_every_default_passes_its_own_validation(model: type[Section]) -> None:
             for key, other in model.model_fields.items()
             if other.is_required() and key in required
         }
+        if model is ServiceConfig:
+            if name == "instances":
+                continue  # one is needed, here or from discover
+            needed["instances"] = required["instances"]
+        if model is FileConfig:
+            needed["path"] = "instances.toml"
         if any(f.is_required() and k not in needed for k, f in model.model_fields.items()):
             continue  # needs files; tested above
         extra = {"respond": 200} if issubclass(model, RouteConfig) else {}
@@ -687,7 +694,8 @@ def test_nothing_secret_is_in_the_models_of_others() -> None:
         name
         for model in every_section()
         for name, field in model.model_fields.items()
-        if re.search("password|secret|token", name) and "SecretText" not in repr(field.annotation)
+        if re.search("password|secret|token(?!_file)", name)
+        and "SecretText" not in repr(field.annotation)
     ]
 
 

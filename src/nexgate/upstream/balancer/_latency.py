@@ -11,10 +11,10 @@ class PeakLatency:
     A 5xx counts as at least a second: an answer that is no answer must not look fast.
     """
 
-    __slots__ = ("_at", "_half_life", "seconds")
+    __slots__ = ("_at", "half_life", "seconds")
 
     def __init__(self, half_life: float) -> None:
-        self._half_life = half_life
+        self.half_life = half_life
         self._at = 0.0
         self.seconds = 0.0
         """0.0 while nothing has been observed."""
@@ -28,5 +28,5 @@ class PeakLatency:
         if seconds > self.seconds:
             self.seconds = seconds
         else:
-            keep = 2.0 ** (-age / self._half_life)
+            keep = 2.0 ** (-age / self.half_life)
             self.seconds = self.seconds * keep + seconds * (1.0 - keep)

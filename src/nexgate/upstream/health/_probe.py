@@ -9,14 +9,17 @@ gateways do not ask in step.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from nexgate.errors import Refused
-from nexgate.http import parse_response_head
+from nexgate.fetch import FetchError, FetchLimits, fetching
+from nexgate.state import Lease, State, StateError
 
 if TYPE_CHECKING:
     from nexgate.upstream._instance import InstanceState
@@ -43,21 +46,37 @@ class ProbeSettings:
 
 
 class Probe:
-    """Runs until ``cancel``. Changes ``instance.is_healthy`` through ``set_healthy``."""
+    """Runs until ``cancel``. Changes ``instance.is_healthy`` through ``set_healthy``.
+
+    With a ``state`` that others share, one of all who probe this instance in the same way asks,
+    under a lease, and the others count its outcomes as theirs. When it is gone another takes over
+    within two intervals; while the state is away everybody asks.
+    """
 
     def __init__(
         self,
         instance: InstanceState,
         settings: ProbeSettings,
+        state: State | None = None,
         *,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.instance = instance
         self.settings = settings
+        self.state = state
         self.last: str = "not asked yet"
         """The latest outcome in words, for people."""
         self._draw = draw
         self._row = 0  # consecutive outcomes: positive good, negative bad
+        self._count = 0
+        self._heard = b""
+        self._key = f"probes/{blake2b(repr((instance.url, settings)).encode()).hexdigest()[:40]}"
+        shared = state is not None and state.is_shared
+        self._lease = (
+            Lease(state, self._key, uuid.uuid4().hex, 2 * settings.interval)
+            if shared and state is not None
+            else None
+        )
         self._task = instance.loop.create_task(self._run())
 
     def cancel(self) -> None:
@@ -66,11 +85,42 @@ class Probe:
     async def _run(self) -> None:
         settings = self.settings
         pause = settings.interval * self._draw() * settings.jitter
-        while True:
-            await asyncio.sleep(pause)
-            good = await self.ask()
-            self.record(good)
-            pause = settings.interval * (1 + settings.jitter * (2 * self._draw() - 1))
+        try:
+            while True:
+                await asyncio.sleep(pause)
+                await self._turn()
+                pause = settings.interval * (1 + settings.jitter * (2 * self._draw() - 1))
+        finally:
+            if self._lease is not None:
+                # Cancelled: there is one moment left, and it is for whoever goes on.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._lease.release()
+
+    async def _turn(self) -> None:
+        lease = self._lease
+        state = self.state
+        if lease is None or state is None:
+            self.record(await self.ask())
+            return
+        key = f"{self._key}/outcome"
+        try:
+            if not await lease.try_acquire():
+                heard = await state.get(key)
+                if heard is not None and heard != self._heard:
+                    self._heard = heard
+                    self.last = heard[1:].partition(b" ")[2].decode("utf-8", "replace")
+                    self.record(heard[:1] == b"+")
+                return
+        except StateError:
+            pass  # nobody can say who asks: then everybody does
+        good = await self.ask()
+        self.record(good)
+        self._count += 1
+        outcome = f"{'+' if good else '-'}{self._count} {self.last}"
+        try:
+            await state.set(key, outcome.encode()[:400], ttl=3 * self.settings.interval)
+        except StateError as error:
+            _log.debug("what the probe of %s found is not shared: %s", self.instance.url, error)
 
     def record(self, good: bool) -> None:
         """Count one outcome; thresholds decide."""
@@ -89,44 +139,35 @@ class Probe:
 
     async def ask(self) -> bool:
         """One probe. Never raises but ``CancelledError``."""
+        settings = self.settings
+        address = self.instance.address
+        url = address.url
+        host = settings.host or address.authority.decode()
+        if settings.port is not None and address.path is None:
+            name = f"[{address.host}]" if ":" in address.host else address.host
+            url = f"{'https' if address.tls else 'http'}://{name}:{settings.port}"
+        limits = FetchLimits(
+            connect=settings.timeout, head=settings.timeout, total=settings.timeout
+        )
         try:
-            async with asyncio.timeout(self.settings.timeout):
-                status = await self._request()
+            async with (
+                asyncio.timeout(settings.timeout),
+                fetching(
+                    url,
+                    settings.path,
+                    method=settings.method,
+                    fields={"Host": host, "User-Agent": "nexgate-health"},
+                    limits=limits,
+                    ssl=self.instance.ssl_context,
+                    server_name=self.instance.ssl_server_name or address.host,
+                ) as answer,
+            ):
+                status = answer.status
         except TimeoutError:
             self.last = "no answer in time"
             return False
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-            self.last = f"{type(error).__name__}: {error}"
-            return False
-        except Refused as refused:
-            self.last = refused.detail
+        except (FetchError, ValueError) as error:
+            self.last = str(error)
             return False
         self.last = f"status {status}"
-        return any(low <= status <= high for low, high in self.settings.statuses)
-
-    async def _request(self) -> int:
-        address = self.instance.address
-        settings = self.settings
-        if address.path is not None:
-            reader, writer = await asyncio.open_unix_connection(address.path)
-        elif address.tls:
-            reader, writer = await asyncio.open_connection(
-                address.host,
-                settings.port or address.port,
-                ssl=self.instance.ssl_context,
-                server_hostname=self.instance.ssl_server_name or address.host,
-            )
-        else:
-            reader, writer = await asyncio.open_connection(
-                address.host, settings.port or address.port
-            )
-        try:
-            host = settings.host or address.authority.decode()
-            writer.write(
-                f"{settings.method} {settings.path} HTTP/1.1\r\nHost: {host}\r\n"
-                "User-Agent: nexgate-health\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode()
-            )
-            head = await reader.readuntil(b"\r\n\r\n")
-            return parse_response_head(head[:-4], 256, head_request=False).status
-        finally:
-            writer.transport.abort()
+        return any(low <= status <= high for low, high in settings.statuses)
