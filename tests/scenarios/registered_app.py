@@ -42,9 +42,7 @@ def main() -> None:
     port, name, state, framework = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
     ttl = float(sys.argv[5]) if len(sys.argv) > 5 else 15.0
     app = nexios() if framework == "nexios" else starlette()
-    app = register_service(
-        app, name=name, url=f"http://127.0.0.1:{port}", registry=state, ttl=ttl
-    )
+    app = register_service(app, name=name, url=f"http://127.0.0.1:{port}", registry=state, ttl=ttl)
     print("ready", flush=True)
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
 

@@ -13,21 +13,18 @@ from pathlib import Path
 
 import pytest
 from tests.scenarios.support import HERE, Load, Origin, Process, Running, get, show
+from tests.unit.state.servers import Valkey
 
 from nexgate.gateway import Gateway
-from nexgate.testing import RawClient, RecordingUpstream, canned, wait_until
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+from nexgate.testing import RawClient, RecordingUpstream, canned, free_port, wait_until
 
 
 class Registered(Process):
     """``registered_app.py``."""
 
-    def __init__(self, name: str, state: str, framework: str = "starlette", ttl: float = 15) -> None:
+    def __init__(
+        self, name: str, state: str, framework: str = "starlette", ttl: float = 15
+    ) -> None:
         self.port = free_port()
         super().__init__(
             str(HERE / "registered_app.py"), str(self.port), name, state, framework, str(ttl)
@@ -56,6 +53,7 @@ async def test_a_service_that_registers_is_served_within_a_second_and_gone_when_
     async with Running(tmp_path / "gateway.toml", configuration(state, workers=2)) as gateway:
         assert (await get(gateway.port)).status == 503
         async with Registered("users", state, framework) as app:
+
             async def is_served() -> bool:
                 return (await get(gateway.port)).status == 200
 
@@ -140,7 +138,7 @@ async def test_instances_from_a_file_follow_the_file_and_keep_their_pools(tmp_pa
         listed.write_text(json.dumps({"instances": [a.url]}))
         gateway = Gateway()
         discover = [{"kind": "file", "path": str(listed), "interval": "50ms"}]
-        gateway.service("users", discover=discover)
+        gateway.service("users", discover=discover, balancer="round-robin")
         gateway.route("/*", "users")
         async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
 
@@ -150,7 +148,7 @@ async def test_instances_from_a_file_follow_the_file_and_keep_their_pools(tmp_pa
 
             assert await answers() == {b"a"}
             (pool,) = served.runtime.services["users"].instances.values()
-            put(listed, {"instances": [a.url, {"url": b.url, "weight": 3}]})
+            put(listed, {"instances": [a.url, {"url": b.url, "weight": 2}]})
 
             async def has_both() -> bool:
                 return await answers() == {b"a", b"b"}
@@ -158,9 +156,7 @@ async def test_instances_from_a_file_follow_the_file_and_keep_their_pools(tmp_pa
             await wait_until(has_both)
             assert served.runtime.services["users"].instances[a.url] is pool
             put(listed, "{ not json")
-            await wait_until(
-                lambda: served.runtime.discovery_status("users").state == "stale", 5.0
-            )
+            await wait_until(lambda: served.runtime.discovery_status("users").state == "stale", 5.0)
             assert await answers() == {b"a", b"b"}
             put(listed, {"instances": [b.url]})
 
@@ -227,9 +223,7 @@ async def test_workers_share_what_the_prober_finds(tmp_path: Path) -> None:
 
 
 async def test_the_store_may_go_and_come_back_and_the_gateway_serves(tmp_path: Path) -> None:
-    from tests.unit.state.support import Valkey  # a real server
-
-    async with Valkey(tmp_path) as valkey:
+    with Valkey() as valkey:
         state = valkey.url
         async with (
             Registered("users", state, ttl=3) as app,
@@ -241,12 +235,12 @@ async def test_the_store_may_go_and_come_back_and_the_gateway_serves(tmp_path: P
                 return (await get(gateway.port)).status == 200
 
             await wait_until(is_served, 10.0)
-            await valkey.kill()
+            valkey.kill()
             async with Load(gateway.port, "open", rate=100.0, duration=5.0) as load:
                 report = await load.report()
             assert report["kinds"] == {}
             assert set(report["statuses"]) == {"200"}, "the last known instances are kept"
-            await valkey.start()
+            valkey.start()
             async with Registered("users", state, ttl=3):
 
                 async def has_both() -> bool:
