@@ -61,6 +61,7 @@ from nexgate.upstream import (
     ServiceState,
     Split,
     UpstreamTimeouts,
+    Votes,
     client_context,
     first_byte_limit,
     upstream_timeouts,
@@ -256,7 +257,7 @@ class _Guards:
         guard: Guard | None = None
         if route.has_own_guard:
             # Used again or made here; what the route says takes effect when the build is applied.
-            guard = service.guards.get(name) or Guard(f"{service_name} for {name}")
+            guard = service.guards.get(name) or Guard(service_name, name)
             self.made[service_name, name] = guard, route
         fallback = Forward(self._services[route.fallback]) if route.fallback else None
         return Forward(service, change, guard=guard, fallback=fallback)
@@ -369,6 +370,7 @@ class Runtime:
         self.reloads = 0
         self._default_state = default_state
         self._state_spec: str | None = None
+        self._votes: Votes | None = None
         self._members: dict[str, Membership] = {}
         self._followed: dict[str, tuple[Any, Followed]] = {}
         """By service: what its discovery was made from, and what follows it."""
@@ -415,9 +417,24 @@ class Runtime:
         self.edge.configure(made.snapshot, edge_limits(config), edge_timeouts(config))
         self.edge.depart(made.identities, config.gateway.on_change)
         self.reloads += 1
+        await self._vote()
         await self._discover(config)
         if retired_state is not None:
             await retired_state.aclose()
+
+    async def _vote(self) -> None:
+        """Share what is found out with those who share the state, if that is anybody."""
+        assert self.state is not None
+        before, self._votes = self._votes, None
+        if self.state.is_shared:
+            if before is not None and before.state is self.state:
+                self._votes, before = before, None
+            else:
+                self._votes = Votes(self.state, self.loop, lambda: self.services)
+            for service in self.services.values():
+                self._votes.listen_to(service)
+        if before is not None:
+            await before.aclose()
 
     def _app(self, url: str) -> Any:
         app = self.apps.get(url)
@@ -513,6 +530,8 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*(followed.aclose() for _, followed in self._followed.values()))
         self._followed.clear()
+        if self._votes is not None:
+            await self._votes.aclose()
         for service in self.services.values():
             await service.aclose()
         if self.state is not None:

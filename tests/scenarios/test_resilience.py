@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -633,3 +634,47 @@ async def test_outlier_ejection_can_be_turned_off() -> None:
     ):
         statuses = [(await ask(served)).status for _ in range(20)]
         assert statuses.count(503) == 10
+
+
+# -------------------------------------------------------------------- votes
+
+
+async def test_what_one_gateway_finds_out_the_others_know_where_they_share(
+    tmp_path: Path,
+) -> None:
+    state = f"lmdb:{tmp_path / 'state'}"
+    async with (
+        RecordingUpstream(BUSY) as bad,
+        RecordingUpstream(OK) as good,
+        RecordingUpstream(canned(500)) as failing,
+    ):
+
+        def gateway() -> Gateway:
+            made = Gateway(state=state)
+            made.service(
+                "upstream", bad.url, good.url, balancer="round-robin", outlier={"share": True}
+            )
+            made.service(
+                "failing", failing.url, breaker={**BREAKER, "open_for": "1m", "share": True}
+            )
+            made.service("alone", failing.url, breaker={**BREAKER, "open_for": "1m"})
+            made.route("/failing", "failing")
+            made.route("/alone", "alone")
+            made.route("/*", "upstream")
+            return made
+
+        async with (
+            gateway().serving("127.0.0.1:0") as one,
+            gateway().serving("127.0.0.1:0") as other,
+        ):
+            for _ in range(12):
+                await ask(one)
+            for path in (b"/failing ", b"/alone "):
+                for _ in range(5):
+                    await ask(one, GET.replace(b"/ ", path))
+            instance = other.runtime.services["upstream"].instances[bad.url]
+            await wait_until(lambda: not instance.is_available)
+            breaker = other.runtime.services["failing"].guard.breaker
+            await wait_until(lambda: breaker.state.value == "open")
+            assert (await ask(other, GET.replace(b"/ ", b"/failing "))).status == 503
+            assert (await ask(other, GET.replace(b"/ ", b"/alone "))).status == 500

@@ -237,6 +237,18 @@ class Circuit:
         """Let every call pass and count it, but never open, until ``reset``."""
         self._operate(_METRICS_ONLY)
 
+    def trip(self, seconds: float, *, reason: str = "operator") -> None:
+        """Open a closed circuit for ``seconds``: somebody else knows that the service fails.
+
+        Tried again afterwards like any opening. Without effect unless the circuit is closed.
+        """
+        if self._state is _CLOSED:
+            now = self._clock()
+            self._open_for = seconds
+            self._openings += 1
+            self._until = now + seconds
+            self._change(_OPEN, now, reason)
+
     def reset(self) -> None:
         """Close the circuit and forget what it counted. Calls under way no longer count."""
         self._operate(_CLOSED)

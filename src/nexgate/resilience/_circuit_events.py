@@ -49,7 +49,8 @@ class StateChanged:
     """When, on the breaker's monotonic clock."""
     reason: str
     """``failures``, ``failure-ratio``, ``slow-calls``, ``recovery-timeout``, ``trials-passed``,
-    ``trials-failed``, ``trials-slow``, ``trials-lost`` or ``operator``."""
+    ``trials-failed``, ``trials-slow``, ``trials-lost`` or ``operator``; or what ``trip`` was
+    told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,10 @@ class BreakerConfig(Section):
     """Answers that count as failures, as an instance that cannot be reached or times out does. 429
     is not among them: it is about the client."""
 
+    share: Flag = False
+    """Whether an opening is told to all that share ``gateway.state``, which then open as well, and
+    theirs is heard. What one worker sees of a service is mostly what all of them will see."""
+
     state: Literal["auto", "forced-open", "disabled", "metrics-only"] = "auto"
     """``"forced-open"`` refuses every request, ``"disabled"`` lets all pass, and
     ``"metrics-only"`` lets all pass and counts, which shows what a breaker would see."""

@@ -11,6 +11,7 @@ from nexgate.upstream._membership import (
     upstream_timeouts,
 )
 from nexgate.upstream._service import ServiceState
+from nexgate.upstream._votes import Votes
 
 __all__ = [
     "Address",
@@ -24,6 +25,7 @@ __all__ = [
     "ServiceState",
     "Split",
     "UpstreamTimeouts",
+    "Votes",
     "client_context",
     "first_byte_limit",
     "upstream_timeouts",

@@ -56,13 +56,20 @@ class Guard:
         "is_retry_asked_for",
         "makes_calls",
         "name",
+        "on_circuit",
         "policy",
         "replay_bytes",
+        "service",
         "settings",
+        "shares_circuit",
     )
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, service: str, route: str = "") -> None:
+        self.service = service
+        self.name = f"{service} for {route}" if route else service
+        self.on_circuit: Callable[[Guard, StateChanged], None] | None = None
+        """Told of every change of the circuit's state, where it is shared."""
+        self.shares_circuit = False
         self.policy: RetryPolicy = DEFAULT_POLICY
         self.is_retry_asked_for = False
         self.replay_bytes = 0
@@ -102,6 +109,7 @@ class Guard:
             own if own is not None else other for own, other in zip(said, inherited, strict=True)
         )
         self._configure_retry(self.settings[0], self.settings[4])
+        self.shares_circuit = breaker is not None and breaker.share
         if breaker is None:
             self.breaker = base.breaker if base is not None else None
             self.failing = base.failing if base is not None else _FAILING
@@ -137,6 +145,8 @@ class Guard:
     def _say(self, event: CircuitEvent) -> None:
         assert isinstance(event, StateChanged)
         _log.warning("the circuit of %s is %s (%s)", self.name, event.after.value, event.reason)
+        if self.on_circuit is not None and self.shares_circuit:
+            self.on_circuit(self, event)
 
     def hedge_after(self) -> float | None:
         """Seconds; None while too little is known."""

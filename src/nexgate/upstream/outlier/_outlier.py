@@ -15,7 +15,7 @@ outage. Who comes back, or is new, gets its share of requests step by step (``sl
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import random
 from typing import Any, Final
@@ -41,15 +41,18 @@ class OutlierSettings:
     max_ejected: float = 0.5
     panic: float = 0.0
     slow_start: float = 0.0
+    share: bool = False
 
 
 class Outlier:
     """Judges the instances of one service. ``tick`` once a second, ``failed`` at each failure."""
 
-    __slots__ = ("_next_interval", "settings")
+    __slots__ = ("_next_interval", "on_ejected", "settings")
 
     def __init__(self, settings: OutlierSettings | None = None) -> None:
         self.settings: OutlierSettings | None = settings
+        self.on_ejected: Callable[[Any, float], None] | None = None
+        """Told of an ejection and its seconds, where the settings say ``share``."""
         self._next_interval = 0.0
 
     def failed(self, instance: Any, everyone: Iterable[Any], now: float) -> None:
@@ -88,17 +91,34 @@ class Outlier:
             elif instance.ejections:
                 instance.ejections -= 1
 
+    def eject_as_told(
+        self, instance: Any, everyone: Iterable[Any], now: float, seconds: float
+    ) -> None:
+        """Somebody else found that ``instance`` fails."""
+        if self.settings is not None and self.settings.share and not instance.ejected_until:
+            self._put_out(instance, everyone, now, seconds, "others found it failing")
+
     def _eject(self, instance: Any, everyone: Iterable[Any], now: float, reason: str) -> None:
+        settings = self.settings
+        assert settings is not None
+        seconds = min(settings.eject_for * 2.0**instance.ejections, settings.max_eject_for)
+        seconds *= 1.0 + 0.1 * random()  # noqa: S311  # so that two do not come back together
+        if self._put_out(instance, everyone, now, seconds, reason):
+            instance.ejections = min(instance.ejections + 1, 16)
+            if settings.share and self.on_ejected is not None:
+                self.on_ejected(instance, seconds)
+
+    def _put_out(
+        self, instance: Any, everyone: Iterable[Any], now: float, seconds: float, reason: str
+    ) -> bool:
+        """Whether that was possible: not all may be out."""
         settings = self.settings
         assert settings is not None
         everyone = list(everyone)
         out = sum(1 for each in everyone if each.ejected_until)
         allowed = max(1, int(len(everyone) * settings.max_ejected))
         if out >= allowed or len(everyone) - out <= 1:
-            return
-        seconds = min(settings.eject_for * 2.0**instance.ejections, settings.max_eject_for)
-        seconds *= 1.0 + 0.1 * random()  # noqa: S311  # so that two do not come back together
-        instance.ejections = min(instance.ejections + 1, 16)
+            return False
         instance.failures_in_row = 0
         instance.ejected_until = now + seconds
         _log.warning(
@@ -109,6 +129,7 @@ class Outlier:
             reason,
         )
         instance.on_change()
+        return True
 
     def _readmit(self, instance: Any, now: float) -> None:
         instance.ejected_until = 0.0

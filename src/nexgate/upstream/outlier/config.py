@@ -71,6 +71,10 @@ class OutlierConfig(Section):
     """How long a new instance, or one that comes back, takes to get its full share. Not with
     ``consistent-hash``, whose keys would wander."""
 
+    share: Flag = False
+    """Whether an ejection is told to all that share ``gateway.state``, and theirs is heard. Each
+    keeps to its own ``max_ejected``."""
+
     def settings(self) -> OutlierSettings | None:
         """What the detector goes by; None when it is off."""
         if not self.enabled:
