@@ -268,7 +268,7 @@ class RouteConfig(MatchConfig):
 
     fallback: str | None = None
     """Name of the service that is asked when the first has no instance, its circuit is open, or it
-    failed a request that can be repeated without harm."""
+    failed a request that can be repeated without harm, with 502, 503 or 504 too."""
 
     max_body_bytes: SizeLimit = None
     """Largest request body, or ``"unlimited"``. Unset: ``gateway.limits.max_body_bytes``. Beyond:

@@ -1,7 +1,9 @@
-"""Every example loads, and those that answer by themselves answer."""
+"""Every gateway among the examples loads and answers; every program runs and says what it says."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,33 @@ from nexgate.gateway import load
 from nexgate.testing import RawClient
 
 FOLDER = Path(__file__).parents[2] / "examples"
-FILES = sorted(p for p in FOLDER.iterdir() if p.suffix in (".py", ".toml"))
+FILES = sorted(
+    p
+    for p in FOLDER.iterdir()
+    if p.suffix == ".toml" or (p.suffix == ".py" and "\ngateway = " in p.read_text())
+)
+
+
+def what_it_says(*argv: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, *argv], cwd=FOLDER.parent, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_circuit_breaker_opens_answers_from_memory_and_closes() -> None:
+    said = what_it_says("examples/circuit_breaker")
+    customers = [line for line in said if line.startswith("customer: ")]
+    assert all(line.startswith("customer: 200 ") for line in customers)
+    shop = [line for line in said if line.startswith("shop: ")]
+    assert shop == [f"shop: the circuit is {state}" for state in ("open", "half-open", "closed")]
+
+
+def test_the_drill_loses_no_request() -> None:
+    said = what_it_says("-m", "nexgate", "demo", "--drill", "--port", "0")
+    assert sum("✓" in line for line in said) == 8
+    assert any("requests, 0 failed" in line for line in said)
 
 
 @pytest.mark.parametrize("path", FILES, ids=[p.name for p in FILES])

@@ -570,6 +570,22 @@ async def test_a_fallback_answers_when_the_circuit_is_open_or_nobody_is_there() 
             assert (await ask(served, GET.replace(b"/ ", b"/gone "))).body == b"old news"
 
 
+async def test_a_fallback_answers_instead_of_a_service_that_says_it_cannot_work() -> None:
+    async with (
+        RecordingUpstream(BUSY) as upstream,
+        RecordingUpstream(canned(body=b"old news")) as spare,
+    ):
+        gateway = Gateway()
+        gateway.service("upstream", upstream.url)
+        gateway.service("spare", spare.url)
+        gateway.route("/*", "upstream", fallback="spare")
+        async with gateway.serving("127.0.0.1:0") as served:
+            assert (await ask(served)).body == b"old news"
+            # What may have had an effect is not done again elsewhere.
+            assert (await ask(served, POST)).status == 503
+            assert len(spare.requests) == 1
+
+
 # -------------------------------------------------------------------- ejection
 
 

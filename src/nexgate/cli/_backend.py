@@ -28,3 +28,8 @@ def run_gateway(path: Path, overrides: Overrides) -> int:
 def run_demo(port: int, seconds: float | None) -> int:
     """Run the demonstration; ``seconds`` is ``None`` for "until Ctrl-C"."""
     return int(importlib.import_module("nexgate.demo").run(port=port, seconds=seconds) or 0)
+
+
+def run_drill(port: int) -> int:
+    """Run the drill; the exit code."""
+    return int(importlib.import_module("nexgate.demo").run_drill(port))

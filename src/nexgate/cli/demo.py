@@ -9,7 +9,8 @@ import typer
 _EPILOG = (
     "[bold]Examples[/bold]\n\n"
     "  [cyan]nexgate demo[/cyan]             until Ctrl-C\n\n"
-    "  [cyan]nexgate demo --for 10s[/cyan]   for scripts"
+    "  [cyan]nexgate demo --for 10s[/cyan]   for scripts\n\n"
+    "  [cyan]nexgate demo --drill[/cyan]     scale, kill, fail and heal under load; ends by itself"
 )
 
 
@@ -28,10 +29,20 @@ def demo(
             "--for", metavar="TIME", help='How long: "10s", or seconds. Default: for ever.'
         ),
     ] = None,
+    drill: Annotated[
+        bool,
+        typer.Option(
+            "--drill",
+            help="Under load: from one instance to three and back, one killed, a circuit that "
+            "opens and closes. Exit code 1 when a request failed.",
+        ),
+    ] = False,
 ) -> None:
     """Run a gateway in front of three sample services, with traffic."""
-    from nexgate.cli._backend import run_demo
+    from nexgate.cli._backend import run_demo, run_drill
 
+    if drill:
+        raise typer.Exit(run_drill(port))
     raise typer.Exit(run_demo(port, None if for_ is None else _seconds(for_)))
 
 

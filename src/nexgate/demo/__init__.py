@@ -1,5 +1,6 @@
-"""``nexgate demo``: a gateway in front of three real services, each a process of its own."""
+"""``nexgate demo``: a gateway in front of real services, each a process of its own."""
 
+from nexgate.demo._drill import run as run_drill
 from nexgate.demo._run import run
 
-__all__ = ["run"]
+__all__ = ["run", "run_drill"]

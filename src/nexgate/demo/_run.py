@@ -5,14 +5,14 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
+
+from nexgate.demo._processes import end, free_ports, start, wait_for
 
 __all__ = ["run"]
 
@@ -30,7 +30,7 @@ _TOUR = (
 def run(port: int = 8000, seconds: float | None = None) -> int:
     """Until Ctrl-C, or for ``seconds``. Returns the exit code."""
     console = Console(highlight=False)
-    ports = _free_ports(4 if port else 5)
+    ports = free_ports(4 if port else 5)
     env = dict(os.environ)
     env.update(
         PORT_GATEWAY=str(port or ports[4]),
@@ -56,11 +56,11 @@ def run(port: int = 8000, seconds: float | None = None) -> int:
         signal.signal(number, on_signal)
     try:
         for name, service_port in wanted:
-            children.append(_start("nexgate.demo.services", name, str(service_port), env=env))
+            children.append(start("nexgate.demo.services", name, str(service_port), env=env))
         file = Path(__file__).with_name("gateway.toml")
-        children.append(_start("nexgate", "run", str(file), "--no-reload", env=env))
+        children.append(start("nexgate", "run", str(file), "--no-reload", env=env))
         address = int(env["PORT_GATEWAY"])
-        waited = all(_wait_for(p, children) for p in [*ports[:4], address])
+        waited = all(wait_for(p, children) for p in [*ports[:4], address])
         if not waited:
             console.print("[red]The demo could not start.[/red] Is the port in use? Try --port 0.")
             return 3
@@ -72,47 +72,8 @@ def run(port: int = 8000, seconds: float | None = None) -> int:
                 return 3
             time.sleep(0.1)
     finally:
-        _end(children)
+        end(children)
     return 0
-
-
-def _start(module: str, *arguments: str, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    # A session of its own: Ctrl-C reaches this process only, which then ends the others in order.
-    return subprocess.Popen(  # noqa: S603  # our own modules
-        [sys.executable, "-m", module, *arguments], env=env, start_new_session=True
-    )
-
-
-def _end(children: list[subprocess.Popen[bytes]]) -> None:
-    for child in reversed(children):
-        child.terminate()
-    for child in children:
-        try:
-            child.wait(10)
-        except subprocess.TimeoutExpired:
-            child.kill()
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-def _wait_for(port: int, children: list[subprocess.Popen[bytes]]) -> bool:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if any(child.poll() is not None for child in children):
-            return False
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return True
-    return False
 
 
 def _tour(console: Console, port: int, services: list[tuple[str, int]]) -> None:

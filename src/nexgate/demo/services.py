@@ -1,5 +1,5 @@
-"""Three small services, as plain ASGI applications. ``python -m nexgate.demo.services NAME PORT``
-serves one.
+"""Small services, as plain ASGI applications. ``python -m nexgate.demo.services NAME PORT [STATE]``
+serves one; with a state, it registers itself there.
 
 They are what a team's own services would be: each knows its data, none knows the gateway.
 """
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-__all__ = ["SERVICES", "orders", "products", "users"]
+__all__ = ["SERVICES", "orders", "products", "ratings", "users"]
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -28,6 +28,8 @@ _PRODUCTS = [
     {"sku": "pot", "name": "Pot", "price": 29.0},
 ]
 _ORDERS: list[dict[str, Any]] = []
+_RATINGS = {"tea": 4.8, "pot": 4.1}
+_mood = {"ratings": "well"}
 
 
 async def _json(send: Send, status: int, content: object) -> None:
@@ -101,6 +103,28 @@ async def orders(scope: Scope, receive: Receive, send: Send) -> None:
         await _json(send, 200, _ORDERS)
 
 
+async def ratings(scope: Scope, receive: Receive, send: Send) -> None:
+    """``GET /ratings``; after ``POST /mood/ill`` every answer is 503, until ``POST /mood/well``."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+        return
+    path = scope["path"]
+    if path.startswith("/mood/"):
+        _mood["ratings"] = path.removeprefix("/mood/")
+    if _mood["ratings"] == "well" or path.startswith("/mood/"):
+        await _json(send, 200, _RATINGS)
+    else:
+        await _json(send, 503, {"error": "the database is away"})
+
+
+async def yesterday(scope: Scope, receive: Receive, send: Send) -> None:
+    """``GET /ratings``, as they were yesterday."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+        return
+    await _json(send, 200, {**_RATINGS, "as_of": "yesterday"})
+
+
 async def _echo(receive: Receive, send: Send) -> None:
     await receive()
     await send({"type": "websocket.accept"})
@@ -111,16 +135,27 @@ async def _echo(receive: Receive, send: Send) -> None:
         await send({"type": "websocket.send", "text": message.get("text") or ""})
 
 
-SERVICES = {"users": users, "products": products, "orders": orders}
+SERVICES = {
+    "users": users,
+    "products": products,
+    "orders": orders,
+    "ratings": ratings,
+    "yesterday": yesterday,
+}
 
 
 def main() -> None:
     from nexgate import Gateway
+    from nexgate.discovery import register_service
 
     name, port = sys.argv[1], sys.argv[2]
+    app: Any = SERVICES[name]
+    if len(sys.argv) > 3:
+        url = f"http://127.0.0.1:{port}"
+        app = register_service(app, name=name, url=url, registry=sys.argv[3], ttl=3.0)
     # A service needs a server; the gateway's own edge is one.
-    gateway = Gateway(listen=f"127.0.0.1:{port}", log_level="warning")
-    gateway.mount("/", SERVICES[name])
+    gateway = Gateway(listen=f"127.0.0.1:{port}", log_level="error")
+    gateway.mount("/", app)
     gateway.run()
 
 

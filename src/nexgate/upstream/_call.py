@@ -33,6 +33,7 @@ from nexgate.resilience import (
 )
 from nexgate.resilience.config import DeadlineConfig
 from nexgate.upstream._arm import Arm
+from nexgate.upstream._guard import GATEWAY_FAILURES
 
 if TYPE_CHECKING:
     from nexgate.upstream._forward import Forward
@@ -82,7 +83,8 @@ class Call:
         self._seconds: float | None = None
         self._was_dropped = False
         self._timer: asyncio.TimerHandle | None = None
-        self._pause = 0.0
+        self._pause: float | None = None
+        """Before the next attempt, when an answer was dropped; None for the fallback."""
         self._arm: Arm | None = None
         self._failure: Failure | None = None
         """Of the latest attempt that failed; its hedge may still be under way."""
@@ -302,16 +304,19 @@ class Call:
         if isinstance(guard.hedge, Quantile) and not failed:
             guard.hedge.observe(seconds)
         self._record(ok=not failed)
-        if status not in guard.policy.statuses:
-            return True
-        if not self._may_retry(Reach.ANSWER):
-            return True
-        pause = self._pause_before_retry(guard.retry_after_of(head))
-        if pause is None:
+        pause = None
+        if status in guard.policy.statuses and self._may_retry(Reach.ANSWER):
+            pause = self._pause_before_retry(guard.retry_after_of(head))
+        if pause is None and not self._falls_back_from(status):
             return True
         self._mark(instance)
         self._pause = pause
         return False
+
+    def _falls_back_from(self, status: int) -> bool:
+        """Whether somebody else can do better than this answer."""
+        statuses = self._guard.policy.statuses or GATEWAY_FAILURES
+        return self._forward.fallback is not None and status in statuses and self._is_unspent
 
     def answered_locally(self, status: int) -> None:
         """The answer of an application in this process: there is nothing to decide."""
@@ -321,6 +326,8 @@ class Call:
         """The attempt has let go of an answer that was not wanted."""
         if source is not self.exchange:
             self._arm_failed()
+        elif self._pause is None:
+            self._give_up(Failure(Cause.NO_INSTANCE, "its answer was that it cannot work"))
         else:
             self._retry(self._pause)
 

@@ -10,7 +10,7 @@ from typing import Any
 from nexgate.exchange import Exchange, Failure
 from nexgate.http import ResponseHead
 from nexgate.upstream._call import Call
-from nexgate.upstream._guard import Guard
+from nexgate.upstream._guard import GATEWAY_FAILURES, Guard
 from nexgate.upstream._service import ServiceState
 
 __all__ = ["Forward", "Split"]
@@ -59,7 +59,9 @@ class Forward:
     ) -> bool:
         call: Call | None = exchange.call
         if call is None:
-            if head.status not in self.guard.policy.statuses:
+            status = head.status
+            is_bad = self.fallback is not None and status in GATEWAY_FAILURES
+            if not is_bad and status not in self.guard.policy.statuses:
                 return True
             call = Call(self, exchange, attempts=1)
         return call.answered(exchange, instance, head, seconds)
