@@ -18,7 +18,7 @@ import functools
 import inspect
 import random as _random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from types import CoroutineType, TracebackType
 from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 
@@ -30,14 +30,6 @@ __all__ = ["CircuitBreaker", "Guard"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def _every_error(_: BaseException) -> bool:
-    return True
-
-
-def _no_result(_: object) -> bool:
-    return False
 
 
 class CircuitBreaker(Circuit):
@@ -60,8 +52,8 @@ class CircuitBreaker(Circuit):
         *,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = _random.random,
-        counts: Callable[[BaseException], bool] = _every_error,
-        fails: Callable[[Any], bool] = _no_result,
+        counts: Callable[[BaseException], bool] | None = None,
+        fails: Callable[[Any], bool] | None = None,
     ) -> None:
         super().__init__(config, name, clock=clock, random=random)
         self._counts = counts
@@ -74,39 +66,48 @@ class CircuitBreaker(Circuit):
     # --- call -------------------------------------------------------------------------------------
 
     @overload
-    async def call(
+    def call(
         self,
         func: Callable[..., Awaitable[R]],
         /,
         *args: Any,
         fallback: Callable[..., Any] | None = None,
         **kwargs: Any,
-    ) -> R: ...
+    ) -> Coroutine[Any, Any, R]: ...
 
     @overload
-    async def call(
+    def call(
         self,
         func: Callable[..., R],
         /,
         *args: Any,
         fallback: Callable[..., Any] | None = None,
         **kwargs: Any,
-    ) -> R: ...
+    ) -> Coroutine[Any, Any, R]: ...
 
-    async def call(
+    def call(
         self,
         func: Callable[..., Any],
         /,
         *args: Any,
         fallback: Callable[..., Any] | None = None,
         **kwargs: Any,
-    ) -> Any:
-        """Call ``func``, and await it if it is to be awaited.
+    ) -> Coroutine[Any, Any, Any]:
+        """Call ``func``, and await it if it is to be awaited: ``await breaker.call(fetch, url)``.
 
         ``fallback`` gets the same arguments and answers instead when the circuit is open or the
         call failed; what does not count as a failure passes it by. Without it an open circuit
         raises ``CircuitOpenError`` and ``func`` is not called.
         """
+        return self._call(func, args, kwargs, fallback)
+
+    async def _call(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        fallback: Callable[..., Any] | None,
+    ) -> Any:
         started = self._clock()
         permit = self.acquire(started)
         if not permit:
@@ -164,10 +165,7 @@ class CircuitBreaker(Circuit):
 
             @functools.wraps(func)
             async def async_call(*args: Any, **kwargs: Any) -> Any:
-                return await self.call(
-                    functools.partial(func, *args, **kwargs),
-                    fallback=fallback and functools.partial(fallback, *args, **kwargs),
-                )
+                return await self._call(func, args, kwargs, fallback)
 
             return async_call
 
@@ -256,7 +254,8 @@ class CircuitBreaker(Circuit):
         is_failure = False
         try:
             # What is no Exception ends the program, the task or the generator: not the service.
-            is_failure = isinstance(error, Exception) and self._counts(error)
+            counts = self._counts
+            is_failure = isinstance(error, Exception) and (counts is None or counts(error))
         finally:
             if is_failure:
                 now = self._clock()
@@ -267,11 +266,13 @@ class CircuitBreaker(Circuit):
 
     def _ended_well(self, result: object, permit: int, started: float) -> bool:
         """Record what was returned; true when it counted as a failure all the same."""
-        try:
-            is_failure = self._fails(result)
-        except BaseException:
-            self.release(permit)
-            raise
+        is_failure = False
+        if self._fails is not None:
+            try:
+                is_failure = self._fails(result)
+            except BaseException:
+                self.release(permit)
+                raise
         now = self._clock()
         self.record(permit, not is_failure, now - started, now)
         return is_failure

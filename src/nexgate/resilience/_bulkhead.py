@@ -136,7 +136,7 @@ class Bulkhead:
         # By priority; in each the oldest first, and any can leave at once.
         self._waiting: list[OrderedDict[Ticket, None]] = [OrderedDict() for _ in Priority]
         self._is_granting = False
-        self._entered: Entered[Slot] = Entered()
+        self._entered: Entered[float] = Entered()  # when, of the calls that an adaptive limit times
         self._adaptive = limit if isinstance(limit, AdaptiveLimit) else None
         self._limit = 0
         self._rooms = [0, 0, 0]
@@ -202,7 +202,9 @@ class Bulkhead:
             if adaptive.limit != self._limit:
                 self._resize(adaptive.limit)
         self._active -= 1
-        self._grant()
+        low, normal, high = self._waiting
+        if high or normal or low:
+            self._grant()
 
     def enqueue(
         self,
@@ -292,10 +294,12 @@ class Bulkhead:
         """
         return Slot(self, priority)
 
-    async def __aenter__(self) -> Slot:
-        slot = await Slot(self, Priority.NORMAL).__aenter__()
-        self._entered.push(slot)
-        return slot
+    async def __aenter__(self) -> Bulkhead:
+        if not self.try_enter():
+            await self._wait(Priority.NORMAL)
+        if self._adaptive is not None:
+            self._entered.push(self._clock())
+        return self
 
     async def __aexit__(
         self,
@@ -303,8 +307,48 @@ class Bulkhead:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> Literal[False]:
-        slot = self._entered.pop()
-        return await slot.__aexit__(kind, error, trace) if slot is not None else False
+        if self._adaptive is None:
+            self.leave()
+        else:
+            self._leave_after(self._entered.pop(), error)
+        return False
+
+    def _leave_after(self, started: float | None, error: BaseException | None) -> None:
+        """Leave, and tell the adaptive limit what the call says about load, if anything."""
+        is_dropped = isinstance(error, TimeoutError)
+        if started is None or (error is not None and not is_dropped):
+            self.leave()
+        else:
+            now = self._clock()
+            self.leave(now - started, dropped=is_dropped, now=now)
+
+    async def _wait(self, priority: Priority) -> None:
+        """Wait for room, and be inside."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def settle() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        ticket = self.enqueue(priority, settle, settle)
+        if ticket is None:
+            raise BulkheadFullError(self._limit, "queue-full")
+        timer = loop.call_later(self.wait, settle)
+        try:
+            await done
+        except BaseException:
+            # Cancelled. Room may have been granted in this very tick: then it goes on.
+            if not self.cancel(ticket) and ticket.state == "granted":
+                self.leave()
+            raise
+        finally:
+            timer.cancel()
+        # The ticket says what has happened: room may have been granted between the timer and us.
+        if self.cancel(ticket):
+            raise BulkheadFullError(self._limit, "wait")
+        if ticket.state == "evicted":
+            raise BulkheadFullError(self._limit, "evicted")
 
 
 class Slot:
@@ -316,46 +360,18 @@ class Slot:
         self._bulkhead = bulkhead
         self._priority = priority
         self._is_inside = False
-        self._started = 0.0
+        self._started: float | None = None
 
     async def __aenter__(self) -> Slot:
         if self._is_inside:
             raise RuntimeError("a slot is for one call: make another with bulkhead.enter()")
         bulkhead = self._bulkhead
         if not bulkhead.try_enter(self._priority):
-            await self._wait()
+            await bulkhead._wait(self._priority)
         self._is_inside = True
         if bulkhead._adaptive is not None:
             self._started = bulkhead._clock()
         return self
-
-    async def _wait(self) -> None:
-        bulkhead, loop = self._bulkhead, asyncio.get_running_loop()
-        done: asyncio.Future[bool] = loop.create_future()
-
-        def settle(is_in: bool) -> None:
-            if not done.done():
-                done.set_result(is_in)
-
-        ticket = bulkhead.enqueue(self._priority, lambda: settle(True), lambda: settle(False))
-        if ticket is None:
-            raise BulkheadFullError(bulkhead.limit, "queue-full")
-        timer = loop.call_later(bulkhead.wait, settle, False)
-        try:
-            await done
-        except BaseException:
-            # Cancelled. The slot may have been granted in the very tick: then it goes on.
-            if not bulkhead.cancel(ticket) and ticket.state == "granted":
-                bulkhead.leave()
-            raise
-        finally:
-            timer.cancel()
-        # The ticket, not the future, says whether we are in: it may have been granted between the
-        # timer and us.
-        if bulkhead.cancel(ticket):
-            raise BulkheadFullError(bulkhead.limit, "wait")
-        if ticket.state == "evicted":
-            raise BulkheadFullError(bulkhead.limit, "evicted")
 
     async def __aexit__(
         self,
@@ -365,11 +381,5 @@ class Slot:
     ) -> Literal[False]:
         if self._is_inside:
             self._is_inside = False
-            bulkhead = self._bulkhead
-            is_dropped = isinstance(error, TimeoutError)
-            if bulkhead._adaptive is None or (error is not None and not is_dropped):
-                bulkhead.leave()
-            else:
-                now = bulkhead._clock()
-                bulkhead.leave(now - self._started, dropped=is_dropped, now=now)
+            self._bulkhead._leave_after(self._started, error)
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import re
 import time
@@ -71,10 +70,16 @@ class Deadline:
         return self if other is None or self.at <= other.at else other
 
     async def __aenter__(self) -> Deadline:
-        block = _Block(self.earlier(_current.get()))
-        await block.enter()
-        _entered.push(block)
-        return block.deadline
+        earliest = self.earlier(_current.get())
+        left = earliest.remaining()
+        if not left:
+            # Not left to the first await: what has no time left should not begin.
+            raise DeadlineExceeded
+        # asyncio.timeout() costs one timer, and gets right who was cancelled by whom.
+        timeout = asyncio.timeout(min(left, _LONGEST))
+        await timeout.__aenter__()
+        _entered.push((timeout, _current.set(earliest)))
+        return earliest
 
     async def __aexit__(
         self,
@@ -82,46 +87,23 @@ class Deadline:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> Literal[False]:
-        block = _entered.pop()
-        if block is not None:
-            await block.leave(kind, error, trace)
+        entered = _entered.pop()
+        if entered is not None:
+            timeout, token = entered
+            try:
+                _current.reset(token)
+            except ValueError:
+                pass  # closed in another context: there is nothing to put back
+            try:
+                await timeout.__aexit__(kind, error, trace)
+            except TimeoutError as over:
+                raise DeadlineExceeded from over.__cause__
         return False
 
 
-class _Block:
-    """One ``async with``. A ``Deadline`` is shared, so it cannot keep this itself."""
-
-    __slots__ = ("_timeout", "_token", "deadline")
-
-    def __init__(self, deadline: Deadline) -> None:
-        self.deadline = deadline
-
-    async def enter(self) -> None:
-        left = self.deadline.remaining()
-        if not left:
-            # Not left to the first await: what has no time left should not begin.
-            raise DeadlineExceeded
-        # asyncio.timeout() costs one timer, and gets right who was cancelled by whom.
-        self._timeout = asyncio.timeout(min(left, _LONGEST))
-        await self._timeout.__aenter__()
-        self._token: Token[Deadline | None] = _current.set(self.deadline)
-
-    async def leave(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with contextlib.suppress(ValueError):  # closed in another context: nothing to put back
-            _current.reset(self._token)
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError as over:
-            raise DeadlineExceeded from over.__cause__
-
-
 _current: ContextVar[Deadline | None] = ContextVar("nexgate_deadline", default=None)
-_entered: Final[Entered[_Block]] = Entered()
+# A deadline is shared, so it cannot itself keep what a block has entered.
+_entered: Final[Entered[tuple[asyncio.Timeout, Token[Deadline | None]]]] = Entered()
 
 
 def current_deadline() -> Deadline | None:

@@ -36,7 +36,6 @@ class Quantile:
         "_half",
         "_minimum",
         "_needed",
-        "_older",
         "_recent",
         "_start",
         "_total",
@@ -67,7 +66,6 @@ class Quantile:
         self._start = self._end = -math.inf  # of the half window; empty, so the first value sets it
         self._counts = [0] * _SIZE  # both halves
         self._recent = [0] * _SIZE
-        self._older = [0] * _SIZE
         # Where the percentile is: its bucket, and how many values are in those before.
         self._total = self._at = self._below = 0
 
@@ -125,7 +123,7 @@ class Quantile:
         self._at, self._below = at, below
 
     def _forget(self) -> None:
-        self._counts, self._recent, self._older = ([0] * _SIZE for _ in range(3))
+        self._counts, self._recent = [0] * _SIZE, [0] * _SIZE
         self._total = self._at = self._below = 0
 
     def _turn(self, now: float) -> None:
@@ -136,8 +134,8 @@ class Quantile:
                 self._start, self._end = now, now + self._half
             return
         if steps == 1:
-            self._older, self._recent = self._recent, [0] * _SIZE
-            self._counts = self._older.copy()
+            # The half that was recent goes on as the sum of both, and its successor starts empty.
+            self._counts, self._recent = self._recent, [0] * _SIZE
             self._total = sum(self._counts)
             self._at = self._below = 0
             if self._total:

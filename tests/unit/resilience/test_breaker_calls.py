@@ -391,6 +391,8 @@ async def test_a_guard_is_one_call_and_can_say_how_it_went() -> None:
     async with breaker.guard() as call:
         call.fail()
     assert breaker.failures == 1
+    call.__exit__(None, None, None)  # left twice, counted once
+    assert breaker.failures == 1
     with breaker.guard() as call:
         call.ignore()
     with pytest.raises(ConnectionError):

@@ -129,7 +129,9 @@ def test_leaving_twice_is_said_and_does_no_harm() -> None:
     assert admitted(bulkhead, HIGH) == 1
 
 
-def test_ten_thousand_callbacks_that_leave_at_once_do_not_recurse() -> None:
+def test_ten_thousand_callbacks_that_leave_at_once_do_not_recurse(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     bulkhead, seen = Bulkhead(1, queue=10_000), []
 
     def done(n: int) -> None:
@@ -142,6 +144,7 @@ def test_ten_thousand_callbacks_that_leave_at_once_do_not_recurse() -> None:
     bulkhead.leave()
     assert seen == list(range(10_000))
     assert bulkhead.active == 0
+    assert not caplog.records
 
 
 def test_a_callback_that_queues_and_leaves_loses_no_wake_up() -> None:
@@ -385,6 +388,18 @@ async def test_a_slot_handed_to_a_cancelled_waiter_goes_on() -> None:
         await first
     await second
     assert (bulkhead.active, bulkhead.waiting) == (1, 0)
+
+
+async def test_a_waiter_evicted_and_cancelled_in_one_tick_leaves_nothing() -> None:
+    bulkhead = Bulkhead(1, queue=1)
+    assert bulkhead.try_enter()
+    low = asyncio.create_task(bulkhead.enter(LOW).__aenter__())
+    await ticks()
+    assert bulkhead.enqueue(HIGH, lambda: None) is not None
+    low.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await low
+    assert (bulkhead.active, bulkhead.waiting) == (1, 1)
 
 
 async def test_a_slot_granted_in_the_tick_of_the_timeout_is_used() -> None:

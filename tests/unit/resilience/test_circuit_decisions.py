@@ -260,6 +260,8 @@ def test_openings_in_a_row_last_longer_up_to_the_longest_and_a_close_forgets() -
 def test_a_first_opening_longer_than_the_longest_is_not_cut() -> None:
     breaker = opened(breaker_with(recovery_timeout=600.0))
     assert breaker.retry_after(1000.0) == 600.0
+    end(breaker, False, 1600.0)
+    assert breaker.retry_after(1600.0) == 600.0
 
 
 def test_jitter_only_shortens() -> None:
