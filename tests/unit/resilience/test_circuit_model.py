@@ -244,7 +244,7 @@ class Circuits(RuleBasedStateMachine):
         """Whatever happened: ask for long enough, and it tries again (unless told otherwise)."""
         if not hasattr(self, "model") or self.model.state is not OPEN:
             return
-        assert self.breaker.retry_after(self.now) <= 16.0
+        assert self.breaker.retry_after(self.now) <= self.model.config.max_recovery_timeout
 
 
 TestCircuits = Circuits.TestCase
