@@ -35,6 +35,8 @@ COLUMNS = [
     ("mib_per_s", "MiB/s", 0),
     ("cpu_s", "CPU s", 2),
     ("rss_mib", "RSS MiB", 0),
+    ("pick_us", "µs per pick", 2),
+    ("extra_us", "µs added", 2),
 ]
 QUIET_PERCENT = 80  # of a core, in the scenario "small"
 # What the ratios compare; the first that a scenario has.
@@ -82,12 +84,13 @@ def sheets(results: Sequence[Measurement]) -> list[Sheet]:
         rate = next((m.metrics["rate"] for m in good if "rate" in m.metrics), None)
         # Tail latency is the noisiest of all; its median alone would look surer than it is.
         has_spread = rate is not None
+        baselines = [b for b in BASELINES if any(m.peer == b for m in good)]
         rows = [
             [
                 " ".join(filter(None, [m.peer, m.variant])),
                 *(f"{m.metrics[key]:,.{digits}f}" for key, _, digits in columns),
                 *([_spread(m, "p99_ms")] if has_spread else []),
-                *(_ratio(m, good, compared, baseline) for baseline in BASELINES),
+                *(_ratio(m, good, compared, baseline) for baseline in baselines),
             ]
             for m in good
         ]
@@ -98,7 +101,7 @@ def sheets(results: Sequence[Measurement]) -> list[Sheet]:
                     "",
                     *(head for _, head, _ in columns),
                     *(["p99 of the rounds"] if has_spread else []),
-                    *(f"{TIMES} {b}" for b in BASELINES),
+                    *(f"{TIMES} {b}" for b in baselines),
                 ],
                 rows=rows,
                 notes=[f"{m.peer} {m.variant}: {m.failure}" for m in members if m.failure],

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from bench import machine
+from bench import balancer, machine, resilience
 from bench.arena import Arena, Contestant, Entry, Measurement, Metrics, PeakMemory, load_metrics
 from bench.load import (
     CONNECTIONS,
@@ -239,6 +239,26 @@ def _half_load(arena: Arena, earlier: Sequence[Measurement]) -> list[Measurement
     return arena.compete("half-load", entries, measure)
 
 
+def _pick(_: Arena, __: Sequence[Measurement]) -> list[Measurement]:
+    """In this process: what choosing an instance costs, however many there are."""
+    return [
+        Measurement("pick", "nexgate", f"{kind}, {size:,} instances", {"pick_us": value})
+        for kind, row in balancer.run().items()
+        for size, value in row.items()
+    ]
+
+
+def _breaker(_: Arena, __: Sequence[Measurement]) -> list[Measurement]:
+    """In this process: what a breaker adds to a call that goes well."""
+    found = []
+    for group in ("acquire + record", "breaker around an async call"):
+        for name, nanos in resilience.run(group).items():
+            peer, _, variant = name.partition(", ")
+            where = ": ".join(filter(None, [group, variant]))
+            found.append(Measurement("breaker", peer, where, {"extra_us": nanos / 1000}))
+    return found
+
+
 SCENARIOS: dict[str, tuple[str, Scenario]] = {
     "small": ("JSON, 179 bytes", _simple("small", Load(["/json"]))),
     "10k": ("body of 10 KiB", _simple("10k", Load(["/10k"]))),
@@ -252,6 +272,8 @@ SCENARIOS: dict[str, tuple[str, Scenario]] = {
     "download": ("1 GiB down", _download),
     "upload": ("1 GiB up", _upload),
     "half-load": ("half load", _half_load),
+    "pick": ("picking an instance, in process", _pick),
+    "breaker": ("a circuit breaker around a call that goes well, in process", _breaker),
 }
 
 assert set(PEERS) >= {"nexgate", "nginx", "envoy"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.arena import Measurement
@@ -58,7 +58,29 @@ def verdicts(results: Sequence[Measurement]) -> list[Verdict]:
             1.1,
             ratio(many, metric("routes", "nexgate", "cpu_us", "10 routes")),
         ),
-        Verdict("10,000 instances to 10, CPU per request", 1.2, None),
+        Verdict("10,000 instances to 10, CPU per request", 1.2, _with_many_instances(metric)),
+        Verdict(
+            "picking among 10,000 instances, the dearest balancer",
+            1.0,
+            max(
+                (m.metrics["pick_us"] for m in results if m.scenario == "pick"),
+                default=None,
+            ),
+            " µs",
+        ),
+        Verdict(
+            "circuit breaker, check and record, the dearest window",
+            1.0,
+            max(
+                (
+                    m.metrics["extra_us"]
+                    for m in results
+                    if m.scenario == "breaker" and m.variant.startswith("acquire + record")
+                ),
+                default=None,
+            ),
+            " µs",
+        ),
         Verdict("idle keep-alive connection", 6.0, metric("idle", "nexgate", "idle_kib"), " KiB"),
         Verdict(
             "memory growth while 1 GiB passes down",
@@ -78,6 +100,20 @@ def verdicts(results: Sequence[Measurement]) -> list[Verdict]:
             ratio(p99, metric("half-load", "envoy", "p99_ms")),
         ),
     ]
+
+
+def _with_many_instances(metric: Callable[..., float | None]) -> float | None:
+    """A request whose instance is picked from 10,000, to one picked from 10.
+
+    All else is the same, so the difference between the picks is the difference between requests;
+    ten thousand real instances would measure ten thousand connects.
+    """
+    request = metric("small", "nexgate", "cpu_us")
+    few = metric("pick", "nexgate", "pick_us", "least-requests, 10 instances")
+    many = metric("pick", "nexgate", "pick_us", "least-requests, 10,000 instances")
+    if request is None or few is None or many is None:
+        return None
+    return (request + many - few) / request
 
 
 FLAT_MIB = 8.0  # "flat" has to be a number: what buffers and the allocator may keep
