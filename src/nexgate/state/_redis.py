@@ -121,6 +121,7 @@ class RedisState:
         self._is_closed = False
         self._reads = self._writes = self._failures = self._outages = 0
         self._was_reached = True
+        self._is_stale = False
         self._watchers: set[_Watcher] = set()
 
     # -- the protocol --------------------------------------------------------------------------
@@ -244,6 +245,10 @@ class RedisState:
         errors = self._redis.exceptions
         try:
             async with asyncio.timeout(self._timeout):
+                if self._is_stale:
+                    # One connection found out. Each of the others would fail an operation, too.
+                    self._is_stale = False
+                    await self._client.connection_pool.disconnect(inuse_connections=False)
                 answer = await _cancellable(question())
         except (TimeoutError, errors.TimeoutError):
             raise self._lost(f"no answer within {self._timeout} s") from None
@@ -260,6 +265,7 @@ class RedisState:
 
     def _lost(self, why: str) -> StateUnavailable:
         self._failures += 1
+        self._is_stale = True
         if self._was_reached:
             self._was_reached = False
             self._outages += 1
