@@ -31,6 +31,8 @@ def normal_url(value: object) -> str:
         return f"unix:{parse_socket_path(rest)}"
     if scheme == "asgi":
         return f"asgi:{parse_object_path(rest)}"
+    if "@" in rest:
+        raise ValueError("has credentials in it, or another @")
     found = _AUTHORITY.fullmatch(rest[2:].removesuffix("/")) if rest.startswith("//") else None
     if found is None or not found[1]:
         raise ValueError("must be a scheme, a host and a port, and nothing else")
