@@ -6,10 +6,25 @@ import re
 from typing import Final
 
 from nexgate.config import parse_host, parse_object_path, parse_port, parse_socket_path
+from nexgate.state import Scope
 
-__all__ = ["normal_url"]
+__all__ = ["may_come_from", "normal_url"]
 
 _AUTHORITY: Final = re.compile(r"(\[[^\]]*\]|[^\]:]*)(?::([^:]*))?")
+
+
+def may_come_from(url: str, scope: Scope) -> bool:
+    """Whether whoever shares ``scope`` with us may send our requests to ``url``.
+
+    ``asgi:`` imports code, and ``unix:`` opens a socket on this machine, perhaps one that rules it:
+    neither means anything to who writes from elsewhere, except harm.
+    """
+    scheme = url.partition(":")[0]
+    return (
+        scheme in ("http", "https")
+        or scope == "process"
+        or (scheme == "unix" and scope == "machine")
+    )
 
 
 def normal_url(value: object) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import random
 import re
 from collections.abc import Awaitable, Callable, Iterable
@@ -76,7 +77,8 @@ class RedisState:
     everything; a database with millions of foreign keys should be another one, for a scan walks
     through all of it.
 
-    Connections are made at first use and belong to the event loop of that moment. Nothing is sent
+    Connections are made at first use, anew in a child after a fork, and belong to the event loop of
+    that moment. Nothing is sent
     twice: a write whose answer was lost may have happened, as ``StateError`` says.
     """
 
@@ -114,6 +116,7 @@ class RedisState:
         self._clock = clock
         self._draw = draw
         self._client: Any = None
+        self._pid = 0
         self._store: Any = None
         self._delete: Any = None
         self._feed: _Feed | None = None
@@ -240,8 +243,7 @@ class RedisState:
         """Ask the server, and translate what goes wrong."""
         if self._is_closed:
             raise StateError("this state is closed")
-        if self._client is None:
-            self._make_client()
+        self._connected()
         errors = self._redis.exceptions
         try:
             async with asyncio.timeout(self._timeout):
@@ -271,7 +273,14 @@ class RedisState:
             self._outages += 1
         return StateUnavailable(f"{self.place}: {why}")
 
+    def _connected(self) -> None:
+        """Have a client of this process: the sockets of a parent are the parent's to read."""
+        if self._client is None or self._pid != os.getpid():
+            self._make_client()
+
     def _make_client(self) -> None:
+        self._pid = os.getpid()
+        self._feed = None
         asyncio_redis = self._redis.asyncio
         never_again = asyncio_redis.retry.Retry(self._redis.backoff.NoBackoff(), 0)
         pool = asyncio_redis.BlockingConnectionPool.from_url(
@@ -324,8 +333,7 @@ class RedisState:
         return found
 
     def _pipeline(self) -> Any:
-        if self._client is None:
-            self._make_client()
+        self._connected()
         return self._client.pipeline(transaction=False)
 
     # -- watching ------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import AsyncIterator
 
@@ -320,4 +321,18 @@ async def test_two_at_once_degrade_once() -> None:
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     assert [a for a in answers[1:] if a is not None] == []
     assert state.statistics().outages == 1
+    await state.aclose()
+
+
+async def test_a_child_after_a_fork_has_connections_of_its_own(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = RedisState(valkey.url)
+    await state.set("a", b"1")
+    before = state._client
+    pid = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: pid + 1)  # as after a fork, without one
+    assert await state.get("a") == b"1"
+    assert state._client is not before
+    await before.aclose(close_connection_pool=True)
     await state.aclose()

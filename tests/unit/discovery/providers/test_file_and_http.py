@@ -197,6 +197,8 @@ async def test_a_document_is_asked_for_again_and_unchanged_ones_are_not_sent(
         (b"[" * 100_000, 200, "not JSON"),
         ({"items": []}, 200, "no key instances"),
         (["http://b", {"url": 3}], 200, r"\[1\] must be a URL"),
+        (["http://b", "asgi:os:system"], 200, "asgi:os:system is not http"),
+        (["unix:/run/docker.sock"], 200, "is not http"),
         ("http://b", 200, "must be a list"),
     ],
 )
@@ -254,6 +256,23 @@ def test_a_url_of_a_document_is_checked(url: str) -> None:
         HttpProvider("api", url)
 
 
+async def test_a_file_that_is_being_written_is_not_read_by_halves(
+    tmp_path: Path, following: Callable[[Provider], Followed]
+) -> None:
+    path = tmp_path / "instances.toml"
+    path.write_text("".join(f"[[instances]]\nurl = 'http://h:{n}'\n" for n in range(1, 11)))
+    followed = following(FileProvider("api", path, interval=0.1))
+    await followed.wait_answered(2)
+    with path.open("w") as file:
+        for n in range(1, 11):
+            file.write(f"[[instances]]\nurl = 'http://h:{n}'\nweight = 2\n")
+            file.flush()
+            await asyncio.sleep(0.05)
+            assert len(followed.instances) == 10
+    await wait_until(lambda: followed.instances[0].weight == 2)
+    assert followed.status.sets == 2
+
+
 # --- registry -------------------------------------------------------------------------------------
 
 
@@ -273,3 +292,32 @@ async def test_a_registry_and_a_state_are_providers(
         assert one.status.state == two.status.state == "connected"
         await two.aclose()
         assert state.statistics().watchers == 1
+
+
+@pytest.mark.parametrize(
+    ("scope", "taken"),
+    [
+        ("process", ["asgi:a:b", "http://h:1", "unix:/run/x"]),
+        ("machine", ["http://h:1", "unix:/run/x"]),
+        ("machines", ["http://h:1"]),
+    ],
+)
+async def test_others_cannot_name_our_code_and_our_sockets(
+    following: Callable[[Provider], Followed],
+    scope: Any,
+    taken: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Shared(MemoryState):
+        __slots__ = ()
+
+    Shared.scope = scope
+    state = Shared()
+    async with ServiceRegistry(state) as registry:
+        for url in ("asgi:a:b", "http://h:1", "unix:/run/x"):
+            await registry.register("api", ServiceInstance(url, "api", url))
+        for source in (registry, state):
+            followed = following(RegistryProvider(source, "api"))
+            await followed.wait_answered(1)
+            assert ids(followed) == taken
+    assert caplog.text.count("is not taken") == 2 * (3 - len(taken))
