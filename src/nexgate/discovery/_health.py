@@ -136,7 +136,7 @@ class HealthChecks:
                 pause = probing.interval
                 try:
                     was_held = lease.is_held
-                    if not await lease.try_acquire():
+                    if not await (lease.renew() if was_held else lease.try_acquire()):
                         pause /= 2
                     else:
                         if not was_held:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from nexgate.discovery._instance import ServiceInstance
 from nexgate.discovery._registry import ServiceRegistry
+from nexgate.fetch import Origin
 from nexgate.state import State
 
 __all__ = ["register_service"]
@@ -26,7 +27,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 _PATIENCE: Final = 2.0
-"""How long a start or a stop waits for the registry."""
+"""How long a registration waits for the server to accept, and a stop for the registry."""
+_ASK_AGAIN: Final = 0.02
 
 
 def register_service(
@@ -50,8 +52,9 @@ def register_service(
 
         app = register_service(app, name="users", url="http://127.0.0.1:8000")
 
-    It is registered when its own start-up has completed, and unregistered before its own shutdown
-    begins, so nobody is sent to it too early or too late. An application without lifespan is
+    It is registered once its own start-up has completed and ``url`` accepts connections (or, if
+    that cannot be seen from here, two seconds later), and unregistered before its own shutdown
+    begins: nobody is sent to it too early or too late. An application without lifespan is
     registered when the server starts all the same; under a server without lifespan, at the first
     request, and then its lease ends after it. A registry that is away does not keep it from
     starting: that is logged, and tried again.
@@ -114,49 +117,48 @@ class _Registered:
     # -- lifespan ------------------------------------------------------------------------------
 
     async def _live(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        has_answered = False
-        is_ending = False
+        has_taken = has_answered = False
 
         async def receiving() -> Message:
-            nonlocal is_ending
+            nonlocal has_taken
+            has_taken = True
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                is_ending = True
                 await self._end()
             return message
 
         async def sending(message: Message) -> None:
             nonlocal has_answered
             has_answered = True
+            await send(message)
             if message["type"] == "lifespan.startup.complete":
                 self._begin()
-                await self._wait_registered()
-            await send(message)
 
         try:
             await self._app(scope, receiving, sending)
         except Exception:
-            if has_answered:
-                await self._end()
+            if has_taken:
+                # Its start-up failed, or its life. The server decides what that means; if it goes
+                # on, the first request registers.
+                self._is_decided = False
                 raise
             # The ASGI specification: an application may refuse a scope it does not know by raising.
-            _log.info("%s has no lifespan and is registered without", self._instance.name)
         finally:
             if has_answered:
                 await self._end()
         if not has_answered:
-            await self._live_for_it(receive, send, is_ending)
+            _log.info("%s has no lifespan and is registered without", self._instance.name)
+            await self._live_for_it(has_taken, receive, send)
 
-    async def _live_for_it(self, receive: Receive, send: Send, is_ending: bool) -> None:
+    async def _live_for_it(self, has_taken: bool, receive: Receive, send: Send) -> None:
         """The application takes no part: speak to the server in its place."""
         try:
-            # Whether it took the first message before it refused is not to be known; a server
-            # sends `startup` once and waits for the answer.
-            self._begin()
-            await self._wait_registered()
+            if not has_taken:
+                await receive()
             await send({"type": "lifespan.startup.complete"})
-            while not is_ending:
-                is_ending = (await receive())["type"] == "lifespan.shutdown"
+            self._begin()
+            while (await receive())["type"] != "lifespan.shutdown":
+                pass
         finally:
             await self._end()
         await send({"type": "lifespan.shutdown.complete"})
@@ -177,6 +179,7 @@ class _Registered:
             fields = {f: getattr(self._instance, f) for f in self._instance.__slots__}
             fields["id"] = self._id or _unique_id()
             self._instance = ServiceInstance(**fields)
+            await self._wait_accepting()
             await self._registry.register(self._instance.name, self._instance, self._ttl)
             _log.info(
                 "%s is registered as %s at %s",
@@ -188,9 +191,29 @@ class _Registered:
             # Whatever it is, the application serves.
             _log.exception("%s could not be registered", self._instance.name)
 
-    async def _wait_registered(self) -> None:
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=_PATIENCE)
+    async def _wait_accepting(self) -> None:
+        """Servers bind after the start-up: until then nobody should be sent here.
+
+        Where the URL leads elsewhere as seen from here, through a gateway or a container's port, it
+        may never answer us; then that is what the patience is for.
+        """
+        url = self._instance.url
+        if url.startswith("asgi:"):
+            return
+        origin = Origin.parse(url)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                while True:
+                    try:
+                        if origin.path is not None:
+                            _, writer = await asyncio.open_unix_connection(origin.path)
+                        else:
+                            _, writer = await asyncio.open_connection(origin.host, origin.port)
+                    except (OSError, UnicodeError):
+                        await asyncio.sleep(_ASK_AGAIN)
+                    else:
+                        writer.transport.abort()
+                        return
 
     async def _end(self) -> None:
         task, self._task = self._task, None

@@ -33,6 +33,7 @@ _LONGEST_NAP: Final = 1.0
 _AT_ONCE: Final = 16
 _FIRST_SET_WITHIN: Final = 3.0
 _MOST_VIEWS: Final = 1024
+_LEAST_HOLD: Final = 10.0
 
 
 @dataclass(slots=True)
@@ -84,11 +85,16 @@ class ServiceRegistry:
         state: State | str | None = None,
         *,
         ttl: float = 15.0,
+        hold: float | None = None,
         probing: Probing | None = None,
         ssl: tls.SSLContext | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """``probing`` says how ``health_check`` asks; ``ssl`` is for probes of ``https``."""
+        """``hold``: how long an instance that is missing is kept after the store was away, for it
+        may have come back empty; unset, ``ttl``, at least 10 seconds, which is what it takes
+        everybody to notice that the store is back. ``probing`` says how ``health_check`` asks;
+        ``ssl`` is for probes of ``https``.
+        """
         if not 0 < ttl <= 86400:
             raise ValueError("ttl must be more than zero and at most a day")
         self._owns_state = state is None or isinstance(state, str)
@@ -96,6 +102,7 @@ class ServiceRegistry:
             state = MemoryState()
         self.state: State = open_state(state) if isinstance(state, str) else state
         self.ttl = ttl
+        self._hold = max(ttl, _LEAST_HOLD) if hold is None else hold
         self.id = uuid.uuid4().hex
         """Names this registry among all that share the state."""
         self._probing = Probing() if probing is None else probing
@@ -280,7 +287,7 @@ class ServiceRegistry:
             self._check_open()
             check_service_name(name)
             self._drop_views()
-            view = self._views[name] = View(self.state, name, self.ttl, draw=self._draw)
+            view = self._views[name] = View(self.state, name, self._hold, draw=self._draw)
         return view
 
     async def _known(self, name: str) -> View:

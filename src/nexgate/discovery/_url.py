@@ -6,10 +6,25 @@ import re
 from typing import Final
 
 from nexgate.config import parse_host, parse_object_path, parse_port, parse_socket_path
+from nexgate.state import Scope
 
-__all__ = ["normal_url"]
+__all__ = ["may_come_from", "normal_url"]
 
 _AUTHORITY: Final = re.compile(r"(\[[^\]]*\]|[^\]:]*)(?::([^:]*))?")
+
+
+def may_come_from(url: str, scope: Scope) -> bool:
+    """Whether whoever shares ``scope`` with us may send our requests to ``url``.
+
+    ``asgi:`` imports code, and ``unix:`` opens a socket on this machine, perhaps one that rules it:
+    neither means anything to who writes from elsewhere, except harm.
+    """
+    scheme = url.partition(":")[0]
+    return (
+        scheme in ("http", "https")
+        or scope == "process"
+        or (scheme == "unix" and scope == "machine")
+    )
 
 
 def normal_url(value: object) -> str:
@@ -31,6 +46,8 @@ def normal_url(value: object) -> str:
         return f"unix:{parse_socket_path(rest)}"
     if scheme == "asgi":
         return f"asgi:{parse_object_path(rest)}"
+    if "@" in rest:
+        raise ValueError("has credentials in it, or another @")
     found = _AUTHORITY.fullmatch(rest[2:].removesuffix("/")) if rest.startswith("//") else None
     if found is None or not found[1]:
         raise ValueError("must be a scheme, a host and a port, and nothing else")

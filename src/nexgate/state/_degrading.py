@@ -49,7 +49,7 @@ class Degrading:
         *,
         local: LocalState | None = None,
         pause: float = 0.25,
-        longest_pause: float = 10.0,
+        longest_pause: float = 5.0,
         clock: Clock = machine_clock,
         draw: Callable[[], float] = random.random,
     ) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import random
 import re
 from collections.abc import Awaitable, Callable, Iterable
@@ -76,7 +77,8 @@ class RedisState:
     everything; a database with millions of foreign keys should be another one, for a scan walks
     through all of it.
 
-    Connections are made at first use and belong to the event loop of that moment. Nothing is sent
+    Connections are made at first use, anew in a child after a fork, and belong to the event loop of
+    that moment. Nothing is sent
     twice: a write whose answer was lost may have happened, as ``StateError`` says.
     """
 
@@ -114,6 +116,7 @@ class RedisState:
         self._clock = clock
         self._draw = draw
         self._client: Any = None
+        self._pid = 0
         self._store: Any = None
         self._delete: Any = None
         self._feed: _Feed | None = None
@@ -121,6 +124,7 @@ class RedisState:
         self._is_closed = False
         self._reads = self._writes = self._failures = self._outages = 0
         self._was_reached = True
+        self._is_stale = False
         self._watchers: set[_Watcher] = set()
 
     # -- the protocol --------------------------------------------------------------------------
@@ -239,11 +243,14 @@ class RedisState:
         """Ask the server, and translate what goes wrong."""
         if self._is_closed:
             raise StateError("this state is closed")
-        if self._client is None:
-            self._make_client()
+        self._connected()
         errors = self._redis.exceptions
         try:
             async with asyncio.timeout(self._timeout):
+                if self._is_stale:
+                    # One connection found out. Each of the others would fail an operation, too.
+                    self._is_stale = False
+                    await self._client.connection_pool.disconnect(inuse_connections=False)
                 answer = await _cancellable(question())
         except (TimeoutError, errors.TimeoutError):
             raise self._lost(f"no answer within {self._timeout} s") from None
@@ -260,12 +267,20 @@ class RedisState:
 
     def _lost(self, why: str) -> StateUnavailable:
         self._failures += 1
+        self._is_stale = True
         if self._was_reached:
             self._was_reached = False
             self._outages += 1
         return StateUnavailable(f"{self.place}: {why}")
 
+    def _connected(self) -> None:
+        """Have a client of this process: the sockets of a parent are the parent's to read."""
+        if self._client is None or self._pid != os.getpid():
+            self._make_client()
+
     def _make_client(self) -> None:
+        self._pid = os.getpid()
+        self._feed = None
         asyncio_redis = self._redis.asyncio
         never_again = asyncio_redis.retry.Retry(self._redis.backoff.NoBackoff(), 0)
         pool = asyncio_redis.BlockingConnectionPool.from_url(
@@ -318,8 +333,7 @@ class RedisState:
         return found
 
     def _pipeline(self) -> Any:
-        if self._client is None:
-            self._make_client()
+        self._connected()
         return self._client.pipeline(transaction=False)
 
     # -- watching ------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ class ConsulProvider:
         for entry in entries:
             try:
                 found.append(self._instance(entry))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
                 self._skip(entry, error)
         return tuple(found)
 

@@ -162,11 +162,12 @@ class DnsProvider:
                     raise result
                 errors.append(result)
                 continue
-            found += (record.address for record in result[0])
-            ttls.append(result[1])
+            if result[0]:
+                found += (record.address for record in result[0])
+                ttls.append(result[1])
         if errors and not found:
             raise errors[0]
-        return found, min(ttls)
+        return found, min(ttls, default=self._min_ttl)
 
     def _uses(self, kind: str) -> bool:
         return any(("[" in instance.url) is (kind == "AAAA") for instance in self._last)

@@ -26,9 +26,9 @@ _Stamp = tuple[int, int, int]
 class FileProvider:
     """A TOML or (``*.json``) JSON file, looked at every ``interval`` seconds. ``Reporting``.
 
-    A file that is replaced, by renaming as by writing, is read again once it is seen unchanged; a
-    writer that is slower than ``interval`` should rename. A file with a mistake, or none, changes
-    nothing: the last set is kept, and ``problem`` says the line and the reason.
+    One that is replaced by renaming is read at once; one that is written in place, when it has not
+    changed for an ``interval``, so a writer that is slower should rename. A file with a mistake, or
+    none, changes nothing: the last set is kept, and ``problem`` says the line and the reason.
 
     Python code may give ``instances = ["http://127.0.0.1:9001"]``, or tables with ``url`` and other
     fields.
@@ -49,11 +49,17 @@ class FileProvider:
     async def watch(self) -> AsyncGenerator[Instances, None]:
         """Yield the set, then again when the file has changed and is right."""
         seen: _Stamp | None = None
+        growing: _Stamp | None = None
         while True:
             # In a thread: a file system may be a network, which must not stop the gateway.
             try:
                 stamp = await asyncio.to_thread(self._stamp)
-                if stamp != seen:
+                if stamp == seen:
+                    pass
+                elif seen is not None and stamp[2] == seen[2] and stamp != growing:
+                    # Written in place: half of a list may well be valid. Wait until it rests.
+                    growing = stamp
+                else:
                     seen = stamp
                     instances = await asyncio.to_thread(self._read)
                     self._says(None)

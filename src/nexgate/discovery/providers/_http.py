@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from nexgate.discovery._documents import BadDocument, read_instances
 from nexgate.discovery._instance import Instances, check_service_name
 from nexgate.discovery._provider import DiscoveryError
+from nexgate.discovery._url import may_come_from
 from nexgate.fetch import FetchLimits, Origin, fetch
 
 __all__ = ["HttpProvider"]
@@ -23,7 +24,8 @@ class HttpProvider:
     The document is a list, or a table with the key ``instances``; an element is a URL, or a table
     with ``url`` and any other field of a ``ServiceInstance``. Status 200 is an answer, also an
     empty list; 304 says that nothing changed since the ``ETag`` that we sent; anything else, and a
-    document with one mistake in it, is a failure, and the last set is kept. Redirects are not
+    document with one mistake in it, is a failure, and the last set is kept. Instances are at
+    ``http`` and ``https`` only: others must not name our code and our sockets. Redirects are not
     followed. ``fields`` are header fields to send, ``ssl`` is for ``https``.
     """
 
@@ -82,6 +84,9 @@ class HttpProvider:
             raise DiscoveryError(f"its document: {where.lstrip('.')} {error}") from None
         except (ValueError, RecursionError):
             raise DiscoveryError("it answers with something that is not JSON") from None
+        for instance in instances:
+            if not may_come_from(instance.url, "machines"):
+                raise DiscoveryError(f"its document: {instance.url} is not http or https")
         self._etag = answer.headers.get("ETag")
         return instances
 

@@ -200,7 +200,7 @@ class KubernetesProvider:
             try:
                 for is_ready, instance in self._endpoints(slices[name]):
                     (ready if is_ready else ending).setdefault(instance.url, instance)
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
+            except (LookupError, TypeError, AttributeError, ValueError) as error:
                 self._warn(f"the slice {name} is skipped: {type(error).__name__}: {error}")
         return tuple((ready or ending).values())
 
