@@ -694,3 +694,81 @@ async def test_what_one_gateway_finds_out_the_others_know_where_they_share(
             await wait_until(lambda: breaker.state.value == "open")
             assert (await ask(other, GET.replace(b"/ ", b"/failing "))).status == 503
             assert (await ask(other, GET.replace(b"/ ", b"/alone "))).status == 500
+
+
+# -------------------------------------------------------------------- attacks on it
+
+
+async def test_slow_clients_cannot_have_an_instance_ejected_or_a_circuit_opened() -> None:
+    async with (
+        RecordingUpstream(OK) as one,
+        RecordingUpstream(OK) as other,
+        gateway_before(
+            one.url, other.url, breaker={"failures": 3}, timeout={"total": "300ms"}
+        ) as served,
+    ):
+        slow = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc"
+        responses = await asyncio.gather(*(ask(served, slow) for _ in range(12)))
+        assert {r.status for r in responses} == {504}
+        service = served.runtime.services["upstream"]
+        assert all(i.is_available for i in service.instances.values())
+        assert service.guard.breaker.state.value == "closed"
+        assert (await ask(served)).status == 200
+
+
+async def test_a_request_does_not_wander_through_a_thousand_dead_instances() -> None:
+    dead = [f"http://127.0.0.1:{port}" for port in range(1, 200)]
+    async with gateway_before(*dead) as served:
+        assert (await ask(served)).status == 502
+        service = served.runtime.services["upstream"]
+        assert sum(i.total_requests for i in service.instances.values()) == 10
+
+
+async def test_a_new_instance_gets_its_share_step_by_step() -> None:
+    async with (
+        RecordingUpstream(OK) as one,
+        RecordingUpstream(OK) as other,
+        gateway_before(one.url, balancer="random", outlier={"slow_start": "10s"}) as served,
+    ):
+        again = Gateway()
+        again.service(
+            "upstream", one.url, other.url, balancer="random", outlier={"slow_start": "10s"}
+        )
+        again.route("/*", "upstream")
+        await served.reload(again)
+        service = served.runtime.services["upstream"]
+        loop = asyncio.get_running_loop()
+        weights = []
+        for seconds in (0, 5, 11):
+            service.tick(loop.time() + seconds)
+            weights.append(service.instances[other.url].weight)
+        assert weights[0] == pytest.approx(0.1)
+        assert weights[1] == pytest.approx(0.5, abs=0.1)
+        assert weights[2] == 1.0
+        assert service.instances[one.url].weight == 1.0
+
+
+async def test_a_bad_instance_among_good_ones_is_ejected_by_its_share_of_failures() -> None:
+    """Every second answer fails, so never five in a row."""
+    turn = 0
+
+    def every_other(_: RecordedRequest) -> bytes:
+        nonlocal turn
+        turn += 1
+        return BUSY if turn % 2 else OK
+
+    async with (
+        RecordingUpstream(every_other) as bad,
+        RecordingUpstream(OK) as good,
+        gateway_before(bad.url, good.url, balancer="round-robin") as served,
+    ):
+        service = served.runtime.services["upstream"]
+        loop = asyncio.get_running_loop()
+        service.tick(loop.time())
+        async with RawClient(served.url) as client:
+            for _ in range(100):
+                await client.request(GET)
+        assert service.instances[bad.url].is_available
+        service.tick(loop.time() + 11)
+        assert not service.instances[bad.url].is_available
+        assert service.instances[good.url].is_available

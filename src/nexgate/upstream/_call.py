@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from random import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from nexgate.clock import NEVER
 from nexgate.errors import Cause
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from nexgate.upstream._forward import Forward
 
 __all__ = ["Call"]
+
+_MOST_MOVES: Final = 10
+"""Instances that may turn out to be unreachable before the client is told."""
 
 
 class Call:
@@ -217,16 +220,21 @@ class Call:
             if self._tried is None:
                 self._tried = []
             self._tried.append(instance)
-            self.exchange.rewind()
-            self.attempt()
+            if len(self._tried) < _MOST_MOVES:
+                self.exchange.rewind()
+                self.attempt()
+            else:
+                self._give_up(failure)
         elif (
             failure.cause is not Cause.APP_FAILED  # which it would do again
             and self._may_retry(failure.reach)
             and (pause := self._pause_before_retry(None)) is not None
         ):
             self._mark(instance)
-            if failure.reach is Reach.REQUEST and self._attempts == 1:
-                pause = 0.0  # a connection that died as it was picked: nobody is overloaded
+            if failure.reach is Reach.REQUEST:
+                self.exchange.wants_new_connection = True
+                if self._attempts == 1:
+                    pause = 0.0  # a connection that died as it was picked: nobody is overloaded
             self._retry(pause)
         else:
             self._give_up(failure)
@@ -261,7 +269,6 @@ class Call:
     def _retry(self, pause: float) -> None:
         exchange = self.exchange
         exchange.rewind()
-        exchange.wants_new_connection = True
         if pause > 0.0:
             self._timer = exchange.down.loop.call_later(pause, self._attempt_late)
         else:

@@ -70,6 +70,8 @@ class Forward:
         exchange.call.dropped(exchange)
 
     def timed_out(self, exchange: Exchange) -> None:
+        if not exchange.request_complete:
+            return  # the client took its time: that says nothing about the service
         if exchange.instance is not None:
             exchange.instance.failed()
         if exchange.call is not None:

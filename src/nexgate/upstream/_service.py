@@ -10,7 +10,7 @@ from typing import Any
 from nexgate.exchange import Exchange, Response
 from nexgate.resilience import RetryBudget
 from nexgate.upstream._guard import Guard
-from nexgate.upstream.balancer import Balancer
+from nexgate.upstream.balancer import Balancer, ConsistentHash
 from nexgate.upstream.outlier import Outlier, OutlierSettings
 
 __all__ = ["ServiceState"]
@@ -126,8 +126,19 @@ class ServiceState:
             self.budget.deposit(asked, now)
         self.outlier.tick(instances, now)
         if any(i.slow_since for i in instances):
-            for instance in instances:
-                instance.weight = instance.full_weight * self.outlier.share(instance, now)
+            self._ramp_up(now)
+
+    def _ramp_up(self, now: float) -> None:
+        """New and returning instances get their share step by step, where that is wanted."""
+        is_changed = False
+        for instance in self.instances.values():
+            share = self.outlier.share(instance, now)
+            if isinstance(self._balancer, ConsistentHash):
+                share = 1.0  # its keys would wander with every step
+            weight = instance.full_weight * share
+            is_changed |= weight != instance.weight
+            instance.weight = weight
+        if is_changed:
             self.refresh()
 
     def try_retry(self, now: float) -> bool:

@@ -140,7 +140,9 @@ class Outlier:
     def share(self, instance: Any, now: float) -> float:
         """Of its weight, how much a (re)starting instance gets: 0.1 to 1."""
         settings = self.settings
-        if settings is None or not settings.slow_start or not instance.slow_since:
+        if settings is None or not settings.slow_start:
+            instance.slow_since = 0.0
+        if settings is None or not instance.slow_since:
             return 1.0
         age: float = (now - instance.slow_since) / settings.slow_start
         if age >= 1.0:
