@@ -101,9 +101,7 @@ def run_bytes(
     while waiting and not transport.is_closed:
         if transport.is_paused:
             if not service.serve():
-                world.loop.advance(0.05)  # a head that drips is left to collect for a moment
-                if transport.is_paused:
-                    break
+                break
             continue
         client.data_received(waiting.pop(0))
         world.loop.run()

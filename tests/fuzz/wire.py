@@ -389,7 +389,9 @@ class World:
         self.instance.made = []
         self.instance.drop = DROP_ALWAYS | Kind.UNDERSCORE
         service.set_instances([self.instance])
-        self.edge = EdgeState(loop, made.snapshot, limits=EdgeLimits(), timeouts=EdgeTimeouts())
+        # Time stands still here, so a head that drips would never be read on.
+        limits = EdgeLimits(eager_head_reads=1_000_000)
+        self.edge = EdgeState(loop, made.snapshot, limits=limits, timeouts=EdgeTimeouts())
         self.edge._prefix = b"id-"
         self.methods: list[bytes] = []
         self.edge.exchange_log = self._log

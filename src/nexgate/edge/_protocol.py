@@ -35,9 +35,8 @@ from nexgate.problem import problem_content
 
 __all__ = ["EdgeConnection"]
 
-_EAGER_READS: Final = 32
-"""Reads of one unfinished head after which the next are collected for a moment."""
 _DRIP_SECONDS: Final = 0.02
+"""For how long the bytes of a head that drips are left to collect."""
 
 
 class EdgeConnection(Answering, asyncio.Protocol):
@@ -263,7 +262,7 @@ class EdgeConnection(Answering, asyncio.Protocol):
                     # The first byte of a further request: from now on it is slow, not idle.
                     self.wheel.set(self, self.loop.time() + self.edge.timeouts.head)
             self._head_reads += 1
-            if self._head_reads > _EAGER_READS:
+            if self._head_reads > self.edge.limits.eager_head_reads:
                 # It drips. Every read costs as much as its thousand bytes would: let some collect.
                 self._pause(4)
                 self.loop.call_later(_DRIP_SECONDS, self._resume, 4)

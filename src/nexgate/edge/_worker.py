@@ -47,6 +47,10 @@ class EdgeLimits:
     head: HeadLimits = HeadLimits()
     max_connections: int = 20_000
     max_pipelined_bytes: int = 64 * 1024
+    eager_head_reads: int = 32
+    """Reads of one unfinished head after which the next are collected for a moment. No setting:
+    whoever needs more of them drips.
+    """
 
 
 ExchangeLog = Callable[[Exchange], None]
