@@ -15,10 +15,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, Self, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError
 from pydantic import model_validator as _model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from .hints import did_you_mean
@@ -178,8 +179,11 @@ def _finding(cls: type[Section] | None, details: ErrorDetails) -> Finding:
     """Reword one pydantic error; ``cls`` is the section in whose fields it happened."""
     loc: KeyPath = details["loc"]
     field = cls.model_fields.get(cls.keys().get(str(loc[0]), "")) if cls and loc else None
+    # pydantic inserts the chosen member's tag, which nobody wrote.
     if field is not None and field.discriminator is not None and len(loc) > 1:
-        loc = (loc[0], *loc[2:])  # pydantic inserts the chosen member's tag, which nobody wrote
+        loc = (loc[0], *loc[2:])
+    elif len(loc) > 2 and isinstance(loc[1], int) and _holds_members(field):
+        loc = (*loc[:2], *loc[3:])
     is_key = bool(loc) and loc[-1] == "[key]"
     if is_key:
         loc = loc[:-1]
@@ -198,6 +202,16 @@ def _finding(cls: type[Section] | None, details: ErrorDetails) -> Finding:
     reword = _WORDING.get(kind)
     message, hint = reword(details["input"], context) if reword else (details["msg"], "")
     return Finding(loc, message, hint, is_about_key=is_key)
+
+
+def _holds_members(field: FieldInfo | None) -> bool:
+    """Whether the field is a list whose elements have a tag that tells their kind."""
+    elements = get_args(field.annotation) if field is not None else ()
+    return any(
+        getattr(mark, "discriminator", None) is not None
+        for element in elements
+        for mark in getattr(element, "__metadata__", ())
+    )
 
 
 _Worded = tuple[str, str]

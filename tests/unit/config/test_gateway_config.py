@@ -334,6 +334,12 @@ def test_a_mistake_in_instances(instances: str, message: str, hint: str) -> None
         ("timeout = true", "timeout", "must be a table", "write { connect = …, first_byte = … }"),
         ("tls = { verify = false }", "tls", "has no effect: no instance is https", "write https:// in the URLs"),
         ('host = "a/b"', "", "is not a host name", ""),
+        ('discover = [{ kind = "dns", host = "http://x", port = 1 }]', "discover[0].host", "is not a name in DNS", "a name only: no scheme, no path"),
+        ('discover = ["registrie"]', "discover[0]", "must be one of file, dns, registry, consul, kubernetes, http", 'did you mean "registry"?'),
+        ("breaker = { failure_ratio = 2.0 }", "breaker.failure_ratio", "must be at most 1", ""),
+        ("retry = { attempts = 3, retries = 2 }", "retry.retries", "is not a key here", "the key is attempts; it counts the first try: retries + 1"),
+        ('bulkhead = "adaptve"', "bulkhead", 'must be a whole number or "adaptive"', ""),
+        ("outlier = { failures = 0 }", "outlier.failures", "must be from 1 to 1000", ""),
         ("flavour = 3", "flavour", "is not a key here", "the keys here are instances, discover, balancer, health, pool, timeout, outlier, retry, breaker, bulkhead, hedge, deadline, tls, host, max_response_head_bytes"),
     ],
 )  # fmt: skip
