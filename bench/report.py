@@ -41,7 +41,7 @@ COLUMNS = [
 QUIET_PERCENT = 80  # of a core, in the scenario "small"
 # What the ratios compare; the first that a scenario has.
 COMPARED = ["cpu_us", "idle_kib", "cpu_s", "p99_ms"]
-BASELINES = ["nginx", "envoy"]
+BASELINES = ["nginx", "envoy", "aiohttp"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from bench import balancer, machine, resilience
+from bench import balancer, client, machine, resilience
 from bench.arena import Arena, Contestant, Entry, Measurement, Metrics, PeakMemory, load_metrics
 from bench.load import (
     CONNECTIONS,
@@ -259,6 +259,15 @@ def _breaker(_: Arena, __: Sequence[Measurement]) -> list[Measurement]:
     return found
 
 
+def _client(_: Arena, __: Sequence[Measurement]) -> list[Measurement]:
+    """Small GETs by a client, in a process of its own."""
+    found = []
+    for kind, value in client.run().items():
+        peer, _, variant = kind.partition(", ")
+        found.append(Measurement("client", peer, variant, {"cpu_us": value}))
+    return found
+
+
 SCENARIOS: dict[str, tuple[str, Scenario]] = {
     "small": ("JSON, 179 bytes", _simple("small", Load(["/json"]))),
     "10k": ("body of 10 KiB", _simple("10k", Load(["/10k"]))),
@@ -273,6 +282,7 @@ SCENARIOS: dict[str, tuple[str, Scenario]] = {
     "upload": ("1 GiB up", _upload),
     "half-load": ("half load", _half_load),
     "pick": ("picking an instance, in process", _pick),
+    "client": ("calling a service: a small GET by a client", _client),
     "breaker": ("a circuit breaker around a call that goes well, in process", _breaker),
 }
 

@@ -81,6 +81,11 @@ def verdicts(results: Sequence[Measurement]) -> list[Verdict]:
             ),
             " µs",
         ),
+        Verdict(
+            "calling a service, CPU per request, to aiohttp's client",
+            0.5,
+            ratio(metric("client", "nexgate", "cpu_us"), metric("client", "aiohttp", "cpu_us")),
+        ),
         Verdict("idle keep-alive connection", 6.0, metric("idle", "nexgate", "idle_kib"), " KiB"),
         Verdict(
             "memory growth while 1 GiB passes down",

@@ -44,13 +44,11 @@ from nexgate.resilience.config import (
     RetryConfig,
 )
 from nexgate.routing.config import MatchConfig, PathTemplate, parse_template
+from nexgate.upstream import GUARDED
 from nexgate.upstream.config import ServiceConfig, TimeoutConfig
 
 ACTIONS: Final = ("service", "split", "redirect", "respond")
 """What a route can do: exactly one of them."""
-
-GUARDS: Final = ("retry", "breaker", "bulkhead", "hedge", "deadline")
-"""What both a service and a route may say."""
 
 _SERVICE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
@@ -297,7 +295,7 @@ class RouteConfig(MatchConfig):
     @property
     def has_own_guard(self) -> bool:
         """Whether the route says something of how its services are called."""
-        return any(getattr(self, name) is not None for name in GUARDS)
+        return any(getattr(self, name) is not None for name in GUARDED)
 
     @classmethod
     def relations(cls, data: Mapping[str, Any]) -> Iterator[Finding]:
@@ -326,7 +324,7 @@ def _path_changes(data: Mapping[str, Any]) -> Iterator[Finding]:
     strip, rewrite = data.get("strip_prefix"), data.get("rewrite")
     goes_upstream = data.get("service") is not None or data.get("split") is not None
     has_other_action = data.get("redirect") is not None or data.get("respond") is not None
-    for key in ("strip_prefix", "rewrite", "request_headers", "timeout", "fallback", *GUARDS):
+    for key in ("strip_prefix", "rewrite", "request_headers", "timeout", "fallback", *GUARDED):
         if data.get(key) and has_other_action and not goes_upstream:
             hint = "this route answers without a service"
             yield Finding((key,), "has no effect", hint, is_about_key=True)

@@ -23,7 +23,7 @@ from nexgate.discovery import Followed, FollowStatus, Instances, United, follow
 from nexgate.edge import EdgeLimits, EdgeState, EdgeTimeouts, affordable_connections
 from nexgate.errors import ConfigError
 from nexgate.exchange import Handler, Hook, Plan
-from nexgate.gateway_config import GUARDS, GatewayConfig, RouteConfig
+from nexgate.gateway_config import GatewayConfig, RouteConfig
 from nexgate.http import (
     ForwardedRules,
     HeadLimits,
@@ -54,6 +54,7 @@ from nexgate.routing.config import PredicateConfig
 from nexgate.snapshot import Snapshot
 from nexgate.state import State, StateError, open_state
 from nexgate.upstream import (
+    GUARDED,
     AsgiInstance,
     Forward,
     Guard,
@@ -312,13 +313,13 @@ def _configure_guards(
     config: ServiceConfig,
     made: Mapping[tuple[str, str], tuple[Guard, RouteConfig]],
 ) -> None:
-    service.guard.configure(**{name: getattr(config, name) for name in GUARDS})
+    service.guard.configure(**{name: getattr(config, name) for name in GUARDED})
     service.guards = {
         route: guard for (of, route), (guard, _) in made.items() if of == service.name
     }
     for route, guard in service.guards.items():
         said = made[service.name, route][1]
-        guard.configure(service.guard, **{name: getattr(said, name) for name in GUARDS})
+        guard.configure(service.guard, **{name: getattr(said, name) for name in GUARDED})
     service.watch_answers()
 
 

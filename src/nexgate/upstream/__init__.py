@@ -2,7 +2,7 @@
 
 from nexgate.upstream._asgi import AsgiInstance, AsgiStartupError
 from nexgate.upstream._forward import Forward, Split
-from nexgate.upstream._guard import Guard
+from nexgate.upstream._guard import GUARDED, Guard
 from nexgate.upstream._instance import Address, InstanceState, PoolLimits, UpstreamTimeouts
 from nexgate.upstream._membership import (
     Membership,
@@ -14,6 +14,7 @@ from nexgate.upstream._service import ServiceState
 from nexgate.upstream._votes import Votes
 
 __all__ = [
+    "GUARDED",
     "Address",
     "AsgiInstance",
     "AsgiStartupError",

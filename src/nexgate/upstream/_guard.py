@@ -29,10 +29,12 @@ from nexgate.resilience.config import (
     RetryConfig,
 )
 
-__all__ = ["DEFAULT_POLICY", "GATEWAY_FAILURES", "Guard"]
+__all__ = ["DEFAULT_POLICY", "GATEWAY_FAILURES", "GUARDED", "Guard"]
 
 _log = logging.getLogger("nexgate.upstream")
 
+GUARDED: Final = ("retry", "breaker", "bulkhead", "hedge", "deadline")
+"""What services, and routes, may say about how a service is called."""
 DEFAULT_POLICY: Final = RetryPolicy(attempts=2, statuses=frozenset())
 """Without a word from the operator: once more when a connection died without a byte."""
 GATEWAY_FAILURES: Final = frozenset((502, 503, 504))
