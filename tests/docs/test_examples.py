@@ -35,6 +35,17 @@ def test_the_circuit_breaker_opens_answers_from_memory_and_closes() -> None:
     assert shop == [f"shop: the circuit is {state}" for state in ("open", "half-open", "closed")]
 
 
+def test_services_find_each_other_and_one_that_is_killed_is_not_missed() -> None:
+    said = what_it_says("examples/service_discovery")
+    assert said == [
+        "registered: api, auth",
+        "a stranger: 401",
+        "ada: ada checked by 2 instances",
+        "after kill -9 of one: {200}",
+        "all by the other: True",
+    ]
+
+
 def test_the_drill_loses_no_request() -> None:
     said = what_it_says("-m", "nexgate", "demo", "--drill", "--port", "0")
     assert sum("✓" in line for line in said) == 8

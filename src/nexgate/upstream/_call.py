@@ -171,8 +171,9 @@ class Call:
             self._release_permit()
             failure = self._failure
             if failure is None:
-                name = service.name
-                detail = f"every instance of {name} is unhealthy"
+                detail = f"every instance of {service.name} is unhealthy"
+                if not service.instances:
+                    detail = f"{service.name} has no instances"
                 failure = Failure(Cause.NO_INSTANCE, detail, retry_after=1.0)
             self._give_up(failure)
             return

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import httpx2
 import pytest
 
@@ -24,18 +26,29 @@ from nexgate.testing import (
 OK = canned(200, b'{"id": 42}', [("Content-Type", "application/json"), ("Set-Cookie", "a=b")])
 
 
+@pytest.fixture(params=[httpx2, httpx], ids=["httpx2", "httpx"])
+def library(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
 @pytest.fixture
 async def registry(tmp_path: Path) -> AsyncIterator[ServiceRegistry]:
     async with ServiceRegistry() as registry:
         yield registry
 
 
+def through(registry: ServiceRegistry, library: Any, *, phases: float = 5.0, **options: Any) -> Any:
+    """A client of the library, through the transport."""
+    transport = ServiceTransport(registry, library=library, **options)
+    return library.AsyncClient(transport=transport, timeout=phases)
+
+
 async def test_the_host_is_the_service_and_everything_else_is_as_ever(
-    registry: ServiceRegistry,
+    registry: ServiceRegistry, library: Any
 ) -> None:
     async with (
         RecordingUpstream(OK) as upstream,
-        httpx2.AsyncClient(transport=ServiceTransport(registry)) as client,
+        through(registry, library) as client,
     ):
         await registry.register("users", ServiceInstance("1", "users", upstream.url))
         answer = await client.get("http://users/42", params={"a": "b c"}, headers={"X-Key": "k"})
@@ -58,10 +71,10 @@ async def test_the_host_is_the_service_and_everything_else_is_as_ever(
         assert (await client.head("http://users/")).status_code == 200
 
 
-async def test_answers_are_streamed(registry: ServiceRegistry) -> None:
+async def test_answers_are_streamed(registry: ServiceRegistry, library: Any) -> None:
     async with (
         RecordingUpstream(canned(body=b"z" * 3_000_000)) as upstream,
-        httpx2.AsyncClient(transport=ServiceTransport(registry)) as client,
+        through(registry, library) as client,
     ):
         await registry.register("files", ServiceInstance("1", "files", upstream.url))
         total = 0
@@ -74,7 +87,7 @@ async def test_answers_are_streamed(registry: ServiceRegistry) -> None:
         assert (await client.get("http://files/big")).status_code == 200
 
 
-async def test_resilience_comes_with_it(registry: ServiceRegistry) -> None:
+async def test_resilience_comes_with_it(registry: ServiceRegistry, library: Any) -> None:
     turn = 0
 
     def every_other(_: object) -> bytes:
@@ -82,10 +95,10 @@ async def test_resilience_comes_with_it(registry: ServiceRegistry) -> None:
         turn += 1
         return canned(503) if turn % 2 else OK
 
-    transport = ServiceTransport(registry, retry={"attempts": 3, "backoff_base": "1ms"})
+    retry = {"attempts": 3, "backoff_base": "1ms"}
     async with (
         RecordingUpstream(every_other) as upstream,
-        httpx2.AsyncClient(transport=transport) as client,
+        through(registry, library, retry=retry) as client,
     ):
         await registry.register("users", ServiceInstance("1", "users", upstream.url))
         for _ in range(5):
@@ -95,53 +108,59 @@ async def test_resilience_comes_with_it(registry: ServiceRegistry) -> None:
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
-        ([ExpectHead(), Reset()], httpx2.ReadError),
-        ([ExpectHead(), Send(b"nonsense\r\n\r\n"), Close()], httpx2.RemoteProtocolError),
-        ([ExpectHead(), Hang()], httpx2.ReadTimeout),
+        ([ExpectHead(), Reset()], "ReadError"),
+        ([ExpectHead(), Send(b"nonsense\r\n\r\n"), Close()], "RemoteProtocolError"),
+        ([ExpectHead(), Hang()], "ReadTimeout"),
     ],
 )
 async def test_failures_are_the_librarys_own(
-    registry: ServiceRegistry, script: list[object], expected: type[Exception]
+    registry: ServiceRegistry, library: Any, script: list[object], expected: str
 ) -> None:
-    transport = ServiceTransport(registry, timeout={"first_byte": "200ms"})
     async with (
         ScriptedUpstream(script) as upstream,  # type: ignore[arg-type]
-        httpx2.AsyncClient(transport=transport) as client,
+        through(registry, library, timeout={"first_byte": "200ms"}) as client,
     ):
         await registry.register("users", ServiceInstance("1", "users", upstream.url))
-        with pytest.raises(expected) as caught:
+        with pytest.raises(getattr(library, expected)) as caught:
             await client.post("http://users/", json=1)
         assert isinstance(caught.value.__cause__, ServiceError)
 
 
-async def test_an_answer_that_is_cut_is_a_protocol_error(registry: ServiceRegistry) -> None:
+async def test_an_answer_that_is_cut_is_a_protocol_error(
+    registry: ServiceRegistry, library: Any
+) -> None:
     script = [ExpectHead(), Send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"), Close()]
     async with (
         ScriptedUpstream(script) as upstream,
-        httpx2.AsyncClient(transport=ServiceTransport(registry)) as client,
+        through(registry, library) as client,
     ):
         await registry.register("users", ServiceInstance("1", "users", upstream.url))
-        with pytest.raises(httpx2.RemoteProtocolError):
+        with pytest.raises(library.RemoteProtocolError):
             await client.get("http://users/")
 
 
-async def test_a_stranger_is_an_error_or_goes_its_own_way(registry: ServiceRegistry) -> None:
+async def test_a_stranger_is_an_error_or_goes_its_own_way(
+    registry: ServiceRegistry, library: Any
+) -> None:
     async with RecordingUpstream(OK) as elsewhere:
-        async with httpx2.AsyncClient(transport=ServiceTransport(registry)) as client:
-            with pytest.raises(httpx2.ConnectError, match="no instance"):
+        async with library.AsyncClient(
+            transport=ServiceTransport(registry, library=library)
+        ) as client:
+            with pytest.raises(library.ConnectError, match="no instance"):
                 await client.get("http://nobody/")
-            with pytest.raises(httpx2.ConnectError):
+            with pytest.raises(library.ConnectError):
                 await client.get("http://not~a~name/")
-        transport = ServiceTransport(registry, unknown="direct")
-        async with httpx2.AsyncClient(transport=transport) as client:
+        async with through(registry, library, unknown="direct") as client:
             assert (await client.get(elsewhere.url)).status_code == 200
 
 
-async def test_its_timeouts_are_kept(registry: ServiceRegistry) -> None:
+async def test_its_timeouts_are_kept(registry: ServiceRegistry, library: Any) -> None:
     async with (
         ScriptedUpstream([ExpectHead(), Hang()]) as upstream,
-        httpx2.AsyncClient(transport=ServiceTransport(registry), timeout=0.1) as client,
+        library.AsyncClient(
+            transport=ServiceTransport(registry, library=library), timeout=0.1
+        ) as client,
     ):
         await registry.register("users", ServiceInstance("1", "users", upstream.url))
-        with pytest.raises(httpx2.TimeoutException):
+        with pytest.raises(library.TimeoutException):
             await client.get("http://users/")
