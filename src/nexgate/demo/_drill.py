@@ -35,6 +35,8 @@ class _Load:
         self.failed: Counter[str] = Counter()
         self.served_by: Counter[str] = Counter()
         self.from_yesterday = 0
+        self.told: list[str] = []
+        """What the answers said that were not 200."""
         self._threads = [
             threading.Thread(target=self._client, args=(n,), daemon=True) for n in range(_CLIENTS)
         ]
@@ -56,6 +58,8 @@ class _Load:
                 continue
             with self._lock:
                 self.answered[response.status] += 1
+                if response.status != 200:
+                    self.told.append(f"{path}: {body[:300].decode(errors='replace')}")
                 if path.startswith("/users"):
                     self.served_by[response.getheader("x-served-by") or "?"] += 1
                 elif b"yesterday" in body:
@@ -203,4 +207,6 @@ def run(port: int = 8000) -> int:
         console.print(f"\n{total} requests, {drill.load.failures} failed: {verdict}[/]\n")
         if drill.load.failures:
             console.print(dict(drill.load.answered), dict(drill.load.failed))
+            for words in sorted(set(drill.load.told))[:5]:
+                console.print(words, markup=False)
         return 0 if held else 1
