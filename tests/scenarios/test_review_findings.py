@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import gateway_to, in_front_of
 
 from nexgate import Response
+from nexgate.gateway import Gateway
 from nexgate.testing import (
     Close,
     ExpectHead,
@@ -16,6 +17,7 @@ from nexgate.testing import (
     RawClient,
     ReadRequest,
     RecordingUpstream,
+    ScriptedConnection,
     ScriptedUpstream,
     Send,
     SendSlowly,
@@ -23,8 +25,12 @@ from nexgate.testing import (
     canned,
     wait_until,
 )
+from nexgate.testing._messages import read_request
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+OK = canned(body=b"ok")
+BUSY = canned(503, b"busy")
 
 
 async def test_a_client_that_does_not_read_leaves_the_pool_as_it_was(
@@ -208,3 +214,105 @@ async def test_a_cut_answer_is_told_to_the_filter_and_to_the_client(swallow: boo
 
         async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
             assert (await client.request(GET)).status == 502
+
+
+async def test_a_bad_answer_of_a_hedge_leaves_the_next_request_on_its_connection() -> None:
+    """The connection had been handed on, and was then cancelled under whoever had it now."""
+    asked: list[ScriptedConnection] = []
+    are_waiting = asyncio.Event()
+
+    async def script(connection: ScriptedConnection) -> None:
+        await read_request(connection)
+        asked.append(connection)
+        if len(asked) == 1:
+            await asyncio.sleep(5.0)
+        await are_waiting.wait()
+        await connection.send(BUSY)
+        await read_request(connection)
+        await connection.send(OK)
+
+    async with ScriptedUpstream(script) as first, ScriptedUpstream(script) as second:
+        gateway = gateway_to(
+            first.url,
+            second.url,
+            hedge="50ms",
+            balancer="round-robin",
+            pool={"max_connections": 1, "wait": "5s"},
+        )
+        async with (
+            gateway.serving("127.0.0.1:0") as served,
+            RawClient(served.url) as hedged,
+            RawClient(served.url) as one,
+            RawClient(served.url) as other,
+        ):
+            await hedged.send(GET)
+            await wait_until(lambda: len(asked) == 2)
+            await one.send(POST)
+            await other.send(POST)
+            instances = served.runtime.services["upstream"].instances
+            await wait_until(lambda: [i.active for i in instances.values()] == [2, 2])
+            are_waiting.set()
+            answers = [asyncio.ensure_future(c.read_response(timeout=1.5)) for c in (one, other)]
+            done, _ = await asyncio.wait(answers, return_when="FIRST_COMPLETED")
+            for answer in answers:
+                answer.cancel()
+            await asyncio.gather(*answers, return_exceptions=True)
+            assert [answer.result().body for answer in done] == [b"ok"]
+            assert len(asked) == 2
+
+
+async def test_an_application_beside_the_instances_is_never_a_hedge() -> None:
+    """Its answer went to nobody, and the client waited for ever when the first attempt failed."""
+    asked: list[ScriptedConnection] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"app"})
+
+    async def script(connection: ScriptedConnection) -> None:
+        await read_request(connection)
+        asked.append(connection)
+        if len(asked) == 1:
+            await asyncio.sleep(0.3)
+            connection.reset()
+        await connection.send(OK)
+
+    async with ScriptedUpstream(script) as one, ScriptedUpstream(script) as other:
+        gateway = Gateway()
+        gateway.service("mixed", one.url, app, other.url, hedge="50ms", balancer="round-robin")
+        gateway.route("/*", "mixed")
+        async with gateway.serving("127.0.0.1:0") as served:
+            for _ in range(3):
+                asked.clear()
+                async with RawClient(served.url, timeout=2.0) as client:
+                    assert (await client.request(GET)).status == 200
+            assert served.runtime.services["mixed"].hedges
+
+
+async def test_a_request_for_an_upgrade_is_asked_once() -> None:
+    """The tunnel of a hedge led nowhere, and the client waited for ever when the first failed."""
+    asked: list[ScriptedConnection] = []
+
+    async def script(connection: ScriptedConnection) -> None:
+        await read_request(connection)
+        asked.append(connection)
+        if len(asked) == 1:
+            await asyncio.sleep(0.3)
+            connection.reset()
+        await connection.send(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        )
+        await asyncio.sleep(5.0)
+
+    async with ScriptedUpstream(script) as one, ScriptedUpstream(script) as other:
+        gateway = gateway_to(one.url, other.url, hedge="50ms")
+        async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
+            upgrade = GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            assert (await client.request(upgrade)).status == 502
+            assert len(asked) == 1

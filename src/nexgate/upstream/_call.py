@@ -180,7 +180,8 @@ class Call:
         self._attempts += 1
         self._attempt_at = now
         if guard.hedge is not None and exchange.is_idempotent and not exchange.head.has_body:
-            self._plan_hedge()
+            if exchange.head.upgrade is None:  # of two tunnels, one would be nobody's
+                self._plan_hedge()
         instance.start(exchange)
 
     def _tell_deadline(self, deadline: DeadlineConfig, now: float) -> bool:
@@ -369,13 +370,15 @@ class Call:
         service = self._forward.service
         if exchange.ended or exchange.response is not None or first is None:
             return
-        others = [i for i in service.available if i is not first and not i.is_local]
-        if not others or not service.try_retry(exchange.down.loop.time()):
+        not_asked = [i for i in service.available if i is first or i.is_local]
+        if len(not_asked) == len(service.available):
+            return
+        if not service.try_retry(exchange.down.loop.time()):
             return
         service.hedges += 1
         self._arm = arm = Arm(exchange, self._forward)
         arm.call = self
-        service.pick_other(exchange, (first,), ()).start(arm)
+        service.pick_other(exchange, not_asked, ()).start(arm)
 
     def adopt(self, arm: Arm, attempt: Any) -> Exchange:
         """The hedge answered first: its attempt goes on as the exchange's own."""
