@@ -316,3 +316,67 @@ async def test_a_request_for_an_upgrade_is_asked_once() -> None:
             upgrade = GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
             assert (await client.request(upgrade)).status == 502
             assert len(asked) == 1
+
+
+async def test_a_retry_takes_a_kept_connection_where_no_new_one_may_be_opened() -> None:
+    """It waited for a new one beside idle ones, and was refused for want of a connection."""
+    is_dying = False
+
+    async def script(connection: ScriptedConnection) -> None:
+        await read_request(connection)
+        await connection.send(OK)
+        await read_request(connection)
+        if is_dying:
+            connection.reset()
+        await connection.send(OK)
+
+    async with ScriptedUpstream(script) as one, RecordingUpstream(OK) as other:
+        gateway = gateway_to(
+            one.url,
+            other.url,
+            balancer="round-robin",
+            pool={"max_connections": 1, "wait": "500ms"},
+        )
+        async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
+            for _ in range(2):
+                assert (await client.request(GET)).status == 200
+            is_dying = True
+            for _ in range(2):
+                assert (await client.request(GET)).status == 200
+            assert len(other.connections) == 1
+
+
+async def test_a_request_that_reached_nobody_falls_back_whatever_its_method() -> None:
+    async with RecordingUpstream(OK) as spare:
+        gateway = Gateway()
+        gateway.service("gone", "http://127.0.0.1:1")
+        gateway.service("full", "http://127.0.0.1:1", pool={"max_connections": 1, "max_waiting": 0})
+        gateway.service("spare", spare.url)
+        gateway.route("/full", "full", fallback="spare")
+        gateway.route("/*", "gone", fallback="spare")
+        async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
+            for path in (b" / ", b" /full "):
+                assert (await client.request(POST.replace(b" / ", path))).status == 200
+                assert spare.last.body == b"hello"
+
+
+async def test_an_instance_that_could_not_be_reached_costs_no_retry() -> None:
+    """A dead instance in the way, and the connection that died as it was picked was the end."""
+
+    count = 0
+
+    async def every_other(connection: ScriptedConnection) -> None:
+        nonlocal count
+        await read_request(connection)
+        count += 1
+        if count % 2:
+            connection.reset()
+        await connection.send(OK)
+
+    async with ScriptedUpstream(every_other) as upstream:
+        gateway = gateway_to("http://127.0.0.1:1", upstream.url, balancer="round-robin")
+        async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
+            instances = served.runtime.services["upstream"].instances
+            for _ in range(4):
+                instances["http://127.0.0.1:1"].reached()
+                assert (await client.request(GET)).status == 200

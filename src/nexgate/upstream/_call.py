@@ -216,6 +216,8 @@ class Call:
         """What follows a failure; see the module's docstring."""
         instance = self._failed
         self._stop_timer()
+        if failure.reach is Reach.NOTHING:
+            self._attempts -= 1  # it was none: nobody has been asked
         if failure.is_ours or self.exchange._epoch != self._epoch:
             self._give_up(failure)
         elif failure.reach is Reach.NOTHING:
