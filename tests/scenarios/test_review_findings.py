@@ -380,3 +380,19 @@ async def test_an_instance_that_could_not_be_reached_costs_no_retry() -> None:
             for _ in range(4):
                 instances["http://127.0.0.1:1"].reached()
                 assert (await client.request(GET)).status == 200
+
+
+async def test_two_routes_without_a_name_may_share_a_path_and_each_has_its_guard() -> None:
+    """The second took the place of the first, which then had no retry, no breaker, nothing."""
+    answers = [BUSY, OK, BUSY, OK, BUSY, OK]
+    retry = {"attempts": 2, "backoff_base": "1ms", "backoff_cap": "1ms"}
+    async with RecordingUpstream(lambda _: answers.pop(0)) as upstream:
+        gateway = Gateway()
+        gateway.service("upstream", upstream.url)
+        for host in ("a", "b", "c"):
+            gateway.route("/*", "upstream", host=[host], retry=retry)
+        async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
+            for host in (b"a", b"b", b"c"):
+                request = GET.replace(b"Host: a", b"Host: " + host)
+                assert (await client.request(request)).status == 200
+            assert len(served.runtime.services["upstream"].guards) == 3
