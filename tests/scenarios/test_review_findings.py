@@ -10,6 +10,7 @@ from tests.conftest import gateway_to, in_front_of
 
 from nexgate import Response
 from nexgate.gateway import Gateway
+from nexgate.state import open_state
 from nexgate.testing import (
     Close,
     ExpectHead,
@@ -26,6 +27,8 @@ from nexgate.testing import (
     wait_until,
 )
 from nexgate.testing._messages import read_request
+from nexgate.upstream import ServiceState, Votes
+from nexgate.upstream.balancer import LeastRequests
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
@@ -396,3 +399,24 @@ async def test_two_routes_without_a_name_may_share_a_path_and_each_has_its_guard
                 request = GET.replace(b"Host: a", b"Host: " + host)
                 assert (await client.request(request)).status == 200
             assert len(served.runtime.services["upstream"].guards) == 3
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b'{"seconds": 1%b, "service": "s", "by": "x"}' % (b"0" * 400),
+        b'{"seconds": 1, "service": "s", "by": "x", "url": ["http://a"]}',
+        b"[" * 50_000,
+    ],
+    ids=["a number without end", "a list for a URL", "brackets"],
+)
+async def test_a_vote_that_is_nonsense_ends_nobodys_hearing(record: bytes) -> None:
+    service = ServiceState("s", LeastRequests())
+    state = open_state("memory")
+    votes = Votes(state, asyncio.get_running_loop(), lambda: {"s": service})
+    await asyncio.sleep(0.05)
+    await state.set("votes/1", record, ttl=10)
+    await asyncio.sleep(0.05)
+    assert not votes._hearing.done()
+    await votes.aclose()
+    await state.aclose()
