@@ -420,3 +420,80 @@ async def test_a_vote_that_is_nonsense_ends_nobodys_hearing(record: bytes) -> No
     assert not votes._hearing.done()
     await votes.aclose()
     await state.aclose()
+
+
+def impatient(gateway: Gateway) -> None:
+    """Answers 418 itself after a moment; what is around it takes its time with the answer."""
+
+    @gateway.filter()
+    async def outer(request: Any, response: Response) -> None:
+        if request.path == "/late":
+            await asyncio.sleep(0.4)
+
+    @gateway.filter()
+    async def inner(request: Any, call_next: Any) -> Response:
+        if request.path != "/late":
+            answer: Response = await call_next(request)
+            return answer
+        try:
+            async with asyncio.timeout(0.1):
+                return await call_next(request)  # type: ignore[no-any-return]
+        except TimeoutError:
+            return Response(418, b"mine")
+
+
+LATE = GET.replace(b" / ", b" /late ")
+
+
+async def test_who_was_answered_by_a_filter_no_longer_waits_for_a_connection() -> None:
+    """It got one, and the service's answer went out in place of the filter's."""
+    is_free = asyncio.Event()
+
+    async def script(connection: ScriptedConnection) -> None:
+        await read_request(connection)
+        await is_free.wait()
+        await connection.send(OK)
+        await read_request(connection)
+        await connection.send(canned(body=b"late"))
+
+    async with ScriptedUpstream(script) as upstream:
+        gateway = gateway_to(upstream.url, pool={"max_connections": 1, "wait": "5s"})
+        impatient(gateway)
+        async with (
+            gateway.serving("127.0.0.1:0") as served,
+            RawClient(served.url) as first,
+            RawClient(served.url) as client,
+        ):
+            await first.send(GET)
+            await wait_until(lambda: bool(upstream.connections))
+            await client.send(LATE)
+            await asyncio.sleep(0.2)
+            is_free.set()
+            response = await client.read_response()
+            assert (response.status, response.body) == (418, b"mine")
+            assert (await first.read_response()).body == b"ok"
+
+
+@pytest.mark.parametrize("phase", ["request", "response"])
+async def test_who_was_answered_by_a_filter_hears_no_more_of_those_further_in(phase: str) -> None:
+    """A slow filter within forwarded the request all the same, or sent its own answer instead."""
+    async with RecordingUpstream(OK) as upstream:
+        gateway = gateway_to(upstream.url)
+        impatient(gateway)
+        if phase == "request":
+
+            @gateway.filter()
+            async def slow(request: Any) -> None:
+                await asyncio.sleep(0.2)
+
+        else:
+
+            @gateway.filter()
+            async def slow_answer(request: Any, response: Response) -> None:
+                await asyncio.sleep(0.2)
+
+        async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
+            response = await client.request(LATE)
+            assert (response.status, response.body) == (418, b"mine")
+            await asyncio.sleep(0.1)
+            assert len(upstream.requests) == (phase == "response")

@@ -155,8 +155,10 @@ class Exchange(Incoming):
         if self.ended or epoch != self._epoch:
             return
         self._drop_around(index)
-        if self._depth > index and response is not self.response and self.attempt is not None:
-            # It answered without waiting for call_next, or replaced what came back.
+        if self._depth > index and response is not self.response:
+            # It answered without waiting for call_next: nothing further in has a say any more,
+            # be it a filter that awaits or an attempt that waits for its connection.
+            self._epoch += 1
             self._abandon_attempt()
         self._depth = index
         self.respond(response)
