@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -497,3 +498,34 @@ async def test_who_was_answered_by_a_filter_hears_no_more_of_those_further_in(ph
             assert (response.status, response.body) == (418, b"mine")
             await asyncio.sleep(0.1)
             assert len(upstream.requests) == (phase == "response")
+
+
+async def test_calls_tell_the_circuit_that_let_them_through() -> None:
+    """After a reload they told another one, which opened for what it had never allowed."""
+    is_failing = asyncio.Event()
+
+    async def script(connection: ScriptedConnection) -> None:
+        await read_request(connection)
+        await is_failing.wait()
+        await connection.send(canned(500))
+
+    def configured(url: str, **route: Any) -> Gateway:
+        gateway = Gateway()
+        gateway.service("upstream", url, breaker={"failures": 3, "open_for": "1m"})
+        gateway.route("/*", "upstream", name="mine", hedge="10s", **route)
+        return gateway
+
+    async with ScriptedUpstream(script) as upstream:
+        before = configured(upstream.url, breaker={"failures": 50})
+        async with before.serving("127.0.0.1:0") as served, contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(RawClient(served.url)) for _ in range(4)]
+            for client in clients:
+                await client.send(GET)
+            await wait_until(lambda: len(upstream.connections) == 4)
+            await served.reload(configured(upstream.url))
+            is_failing.set()
+            for client in clients:
+                assert (await client.read_response()).status == 500
+            breaker = served.runtime.services["upstream"].guard.breaker
+            assert breaker is not None
+            assert breaker.state.value == "closed"

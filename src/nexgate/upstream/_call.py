@@ -25,6 +25,7 @@ from nexgate.exchange import Exchange, Failure, Reach
 from nexgate.http import ResponseHead, make_field
 from nexgate.resilience import (
     Bulkhead,
+    CircuitBreaker,
     Priority,
     Quantile,
     Ticket,
@@ -51,6 +52,7 @@ class Call:
         "_arm",
         "_attempt_at",
         "_attempts",
+        "_breaker",
         "_bulkhead",
         "_died",
         "_epoch",
@@ -80,6 +82,8 @@ class Call:
         self._died: list[Any] | None = None
         """Instances that failed later than that: asked again only when there is no other."""
         self._permit = 0
+        self._breaker: CircuitBreaker | None = None
+        """Whose permit that is: a reload may give the guard another."""
         self._bulkhead: Bulkhead | None = None
         self._inside = False
         self._ticket: Ticket | None = None
@@ -155,7 +159,7 @@ class Call:
         now = exchange.down.loop.time()
         if guard.deadline is not None and not self._tell_deadline(guard.deadline, now):
             return
-        breaker = guard.breaker
+        breaker = self._breaker = guard.breaker
         if breaker is not None:
             self._permit = breaker.acquire(now)
             if not self._permit:
@@ -343,12 +347,11 @@ class Call:
             self._retry(self._pause)
 
     def _record(self, *, ok: bool) -> None:
-        guard = self._guard
         now = self.exchange.down.loop.time()
         seconds = now - self._attempt_at
         permit, self._permit = self._permit, 0
-        if permit and guard.breaker is not None:
-            guard.breaker.record(permit, ok, seconds, now)
+        if permit and self._breaker is not None:
+            self._breaker.record(permit, ok, seconds, now)
         self._seconds = seconds  # what an adaptive limit learns from
         self._was_dropped = not ok
 
@@ -441,8 +444,8 @@ class Call:
 
     def _release_permit(self) -> None:
         permit, self._permit = self._permit, 0
-        if permit and self._guard.breaker is not None:
-            self._guard.breaker.release(permit)
+        if permit and self._breaker is not None:
+            self._breaker.release(permit)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
