@@ -304,7 +304,7 @@ class ServiceClient:
             body, pieces, kind = _body(json, content)
             if body is None and pieces is None and method not in _BARE:
                 body = b""  # RFC 9110 §8.6: say that there is none
-            fields = _fields(headers, kind)
+            fields = _fields(headers, kind if body or pieces is not None else None)
             if extra:  # what the caller says counts; twice would be no trace at all
                 said = {f.name for f in fields}
                 fields += [f for f in extra if f.name not in said]
