@@ -201,6 +201,7 @@ class ServiceClient:
         if body is None:
             body = await waiting.whole()
         exchange = waiting.exchange
+        waiting.let_go()
         # A copy: the head may be remembered, and be the next answer's as well.
         fields = Headers(list(response.fields))
         return ServiceResponse(self.service, response.status, fields, body, exchange.served_by[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from nexgate.client import (
 from nexgate.config import InvalidConfig
 from nexgate.discovery import ServiceInstance, ServiceRegistry, StaticProvider
 from nexgate.errors import Cause, NexgateError, Site
+from nexgate.exchange import Exchange
 from nexgate.resilience import Deadline
 from nexgate.testing import (
     Close,
@@ -498,3 +500,18 @@ async def test_closing_while_it_opens_cancels_nobody_who_waits() -> None:
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(outcomes[0], asyncio.CancelledError)
     assert [str(outcome) for outcome in outcomes[1:]] == ["the client of users is closed"] * 2
+
+
+async def test_a_call_leaves_no_work_for_the_cycle_collector() -> None:
+    """Each left a ring of five objects, 8 MB after 50,000 calls in a row."""
+    async with RecordingUpstream(OK) as upstream, client_of(upstream.url) as client:
+        await client.get("/")
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                await client.get("/")
+            left = sum(isinstance(each, Exchange) for each in gc.get_objects())
+        finally:
+            gc.enable()
+        assert left <= 1
