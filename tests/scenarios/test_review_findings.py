@@ -529,3 +529,26 @@ async def test_calls_tell_the_circuit_that_let_them_through() -> None:
             breaker = served.runtime.services["upstream"].guard.breaker
             assert breaker is not None
             assert breaker.state.value == "closed"
+
+
+async def test_clients_in_a_hurry_cannot_open_a_circuit_or_eject_an_instance() -> None:
+    """Five requests that wait for a millisecond closed the service to everybody."""
+
+    async def slow(connection: ScriptedConnection) -> None:
+        await read_request(connection)
+        await asyncio.sleep(0.3)
+        await connection.send(OK)
+
+    async with ScriptedUpstream(slow) as one, ScriptedUpstream(slow) as other:
+        gateway = gateway_to(
+            one.url, other.url, breaker={"failures": 3}, deadline="X-Request-Timeout"
+        )
+        async with gateway.serving("127.0.0.1:0") as served:
+            hurried = GET[:-2] + b"X-Request-Timeout: 1ms\r\n\r\n"
+            for _ in range(12):
+                async with RawClient(served.url) as client:
+                    assert (await client.request(hurried)).status == 504
+            service = served.runtime.services["upstream"]
+            assert not any(i.total_failures or i.active for i in service.instances.values())
+            async with RawClient(served.url) as client:
+                assert (await client.request(GET)).status == 200

@@ -69,6 +69,7 @@ class Call:
         "_tried",
         "_was_dropped",
         "exchange",
+        "is_hurried",
     )
 
     def __init__(self, forward: Forward, exchange: Exchange, *, attempts: int = 0) -> None:
@@ -98,6 +99,10 @@ class Call:
         self._failed: Any = None
         """The instance that it failed on."""
         self._epoch = exchange._epoch
+        self.is_hurried = False
+        """The client waits for less than the operator allows. That it did not get an answer in its
+        time says nothing about the service, or five who wait for a millisecond would close it.
+        """
         exchange.call = self
 
     # ---------------------------------------------------------------- beginning
@@ -132,8 +137,9 @@ class Call:
         exchange = self.exchange
         said = exchange.header_values(name)
         seconds = parse_timeout_header(said[-1]) if said else None
-        if seconds is not None and exchange.started + seconds < exchange.deadline:
+        if seconds is not None and exchange.started + seconds <= exchange.deadline:
             exchange.down.wheel.set(exchange, exchange.started + seconds)
+            self.is_hurried = True
 
     def _admitted(self) -> None:
         self._ticket = None
