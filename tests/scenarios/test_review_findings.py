@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import warnings
 from typing import Any
 
 import pytest
@@ -552,3 +554,52 @@ async def test_clients_in_a_hurry_cannot_open_a_circuit_or_eject_an_instance() -
             assert not any(i.total_failures or i.active for i in service.instances.values())
             async with RawClient(served.url) as client:
                 assert (await client.request(GET)).status == 200
+
+
+async def test_what_failed_before_a_filter_began_is_not_forwarded_after_it(
+    upstream: RecordingUpstream,
+) -> None:
+    """Too much content came with the head. The filter, that had yet to begin, took the failure for
+    its own past, and the request was forwarded while the 413 was on its way.
+    """
+    gateway = gateway_to(upstream.url, section={"limits": {"max_body_bytes": 10}})
+
+    @gateway.filter()
+    async def outer(request: Any, response: Response) -> None:
+        await asyncio.sleep(0.3)
+
+    @gateway.filter()
+    async def inner(request: Any) -> None:
+        await asyncio.sleep(0.05)
+
+    async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        response = await client.request(head + b"14\r\n" + b"x" * 20 + b"\r\n0\r\n\r\n")
+        assert response.status == 413
+        await asyncio.sleep(0.1)
+    assert upstream.connections == []
+
+
+async def test_a_client_that_leaves_at_once_leaves_no_filter_unawaited(
+    upstream: RecordingUpstream,
+) -> None:
+    """Python said so on standard error, for each."""
+    gateway = gateway_to(upstream.url)
+
+    @gateway.filter()
+    async def slow(request: Any, response: Response) -> None:
+        await asyncio.sleep(0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        async with gateway.serving("127.0.0.1:0") as served:
+            for turns in range(120):
+                client = RawClient(served.url)
+                await client.connect()
+                await client.send(GET)
+                for _ in range(turns % 30):
+                    await asyncio.sleep(0)
+                client.reset()
+                await client.close()
+            await wait_until(lambda: not served.runtime.edge.connections)
+        gc.collect()
