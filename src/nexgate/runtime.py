@@ -257,6 +257,11 @@ class _Guards:
         service = self._services[service_name]
         guard: Guard | None = None
         if route.has_own_guard:
+            # Routes without a name are called by their path, and may share it: by host, say.
+            plain, count = name, 1
+            while (service_name, name) in self.made:
+                count += 1
+                name = f"{plain} #{count}"
             # Used again or made here; what the route says takes effect when the build is applied.
             guard = service.guards.get(name) or Guard(service_name, name)
             self.made[service_name, name] = guard, route

@@ -201,9 +201,10 @@ class ServiceClient:
         if body is None:
             body = await waiting.whole()
         exchange = waiting.exchange
-        return ServiceResponse(
-            self.service, response.status, Headers(response.fields), body, exchange.served_by[1]
-        )
+        waiting.let_go()
+        # A copy: the head may be remembered, and be the next answer's as well.
+        fields = Headers(list(response.fields))
+        return ServiceResponse(self.service, response.status, fields, body, exchange.served_by[1])
 
     async def get(self, path: str, **options: Any) -> ServiceResponse:
         """``request("GET", …)``."""
@@ -304,7 +305,10 @@ class ServiceClient:
             body, pieces, kind = _body(json, content)
             if body is None and pieces is None and method not in _BARE:
                 body = b""  # RFC 9110 §8.6: say that there is none
-            fields = [*_fields(headers, kind), *extra]
+            fields = _fields(headers, kind if body or pieces is not None else None)
+            if extra:  # what the caller says counts; twice would be no trace at all
+                said = {f.name for f in fields}
+                fields += [f for f in extra if f.name not in said]
             if until is not None and self._deadline_name is not None:
                 left = format_timeout_header(max(0.001, until - now))
                 fields.append(make_field(self._deadline_name, left))
@@ -382,12 +386,17 @@ class ServiceClient:
         if self._opening is None:
             assert self._loop is not None
             self._opening = self._loop.create_task(self._open_once())
+        opening = self._opening
         try:
             # Shielded: of many who wait for it, one may leave.
-            await asyncio.shield(self._opening)
-        except BaseException:
-            if self._opening is not None and self._opening.done():
+            await asyncio.shield(opening)
+        except BaseException as error:
+            if self._opening is opening and opening.done():
                 self._opening = None  # the next one tries again
+            task = asyncio.current_task()
+            if opening.cancelled() and task is not None and not task.cancelling():
+                # By ``aclose``: whoever waits here has not been cancelled.
+                raise NexgateError(f"the client of {self.service} is closed") from error
             raise
 
     async def _open_once(self) -> None:

@@ -14,12 +14,22 @@ from nexgate.client._errors import ServiceError, ServiceTimeout
 from nexgate.client._response import StreamedResponse
 from nexgate.discovery import ServiceRegistry
 from nexgate.errors import Cause
+from nexgate.http._fields import InvalidField
 
 __all__ = ["ServiceTransport"]
 
 _MOST_SERVICES: Final = 1024
 _NOT_SENT: Final = frozenset(
-    (b"host", b"connection", b"content-length", b"transfer-encoding", b"keep-alive", b"te")
+    (
+        b"host",
+        b"connection",
+        b"content-length",
+        b"transfer-encoding",
+        b"keep-alive",
+        b"te",
+        b"upgrade",
+        b"proxy-connection",
+    )
 )
 """Fields that are ours to write."""
 
@@ -79,6 +89,8 @@ class ServiceTransport:
             response = await answer.__aenter__()
         except ServiceError as error:
             raise self._translated(error, request) from error
+        except InvalidField as error:
+            raise self._library.LocalProtocolError(str(error), request=request) from error
         return self._library.Response(
             response.status,
             headers=[(f.name, f.value) for f in response.headers.fields],

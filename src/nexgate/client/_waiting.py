@@ -132,6 +132,13 @@ class Waiting:
         if exchange is not None and not exchange.ended:
             exchange.on_client_gone()
 
+    def let_go(self) -> None:
+        """All has been taken. Nothing may keep the exchange alive from inside: that would be work
+        for the cycle collector at every call.
+        """
+        self.response = None
+        self.exchange = None  # type: ignore[assignment]
+
     def _too_large(self) -> ServiceError:
         detail = f"the limit is {self.max_body_bytes} bytes"
         instance = self.exchange.served_by[1]

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, cast
 
 from nexgate.errors import Cause, Refused
 from nexgate.exchange._errors import BodyTooLarge, ClientGone
@@ -72,7 +72,7 @@ class Exchange(Incoming):
             hook = hooks[self._depth]
             self._depth += 1
             if hook.around is not None:
-                self._spawn(self._run_around(hook, self._depth - 1))
+                self._spawn(self._run_around(hook, self._depth - 1, self._epoch))
                 return
             if hook.on_request is None:
                 continue
@@ -88,7 +88,7 @@ class Exchange(Incoming):
                 self._depth -= 1
                 self.respond(result)
                 return
-            self._spawn(self._await_request(hook, result))
+            self._spawn(self._await_request(hook, result, self._epoch), result)
             return
         self._start()
 
@@ -105,8 +105,9 @@ class Exchange(Incoming):
         self._collecting = 0
         self.plan.handler.start(self)
 
-    async def _await_request(self, hook: Hook, waiting: Awaitable[Response | None]) -> None:
-        epoch = self._epoch
+    async def _await_request(
+        self, hook: Hook, waiting: Awaitable[Response | None], epoch: int
+    ) -> None:
         try:
             result = await waiting
         except Exception as error:
@@ -122,9 +123,7 @@ class Exchange(Incoming):
             self._depth -= 1
             self.respond(result)
 
-    async def _run_around(self, hook: Hook, index: int) -> None:
-        epoch = self._epoch
-
+    async def _run_around(self, hook: Hook, index: int, epoch: int) -> None:
         async def call_next(request: Request) -> Response:
             nonlocal epoch
             if self._around and self._around[-1][0] == index:
@@ -155,8 +154,10 @@ class Exchange(Incoming):
         if self.ended or epoch != self._epoch:
             return
         self._drop_around(index)
-        if self._depth > index and response is not self.response and self.attempt is not None:
-            # It answered without waiting for call_next, or replaced what came back.
+        if self._depth > index and response is not self.response:
+            # It answered without waiting for call_next: nothing further in has a say any more,
+            # be it a filter that awaits or an attempt that waits for its connection.
+            self._epoch += 1
             self._abandon_attempt()
         self._depth = index
         self.respond(response)
@@ -182,14 +183,22 @@ class Exchange(Incoming):
         )
         self.fail(Cause.FILTER_FAILED)
 
-    def _spawn(self, coroutine: Any) -> None:
-        task: asyncio.Task[None] = self.down.loop.create_task(self._guard(coroutine))
-        if self._tasks is None:
-            self._tasks = set()
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _spawn(self, coroutine: Any, waiting: Any = None) -> None:
+        """Go on in a task; ``waiting`` is what the coroutine will await, if that is known."""
+        # Until it begins the event loop holds it, and afterwards we do, for cancelling.
+        self.down.loop.create_task(self._guard(coroutine, waiting))
 
-    async def _guard(self, coroutine: Any) -> None:
+    async def _guard(self, coroutine: Any, waiting: Any) -> None:
+        if self.ended:  # before this began, in the same turn of the loop
+            coroutine.close()
+            if asyncio.iscoroutine(waiting):
+                waiting.close()
+            return
+        tasks = self._tasks
+        if tasks is None:
+            tasks = self._tasks = set()
+        # Not in a variable: a task that is cancelled keeps its frame, which would keep the task.
+        tasks.add(cast("asyncio.Task[None]", asyncio.current_task(self.down.loop)))
         try:
             await coroutine
         except Exception as error:  # a defect of ours, not of the hook: hooks are guarded above
@@ -199,6 +208,7 @@ class Exchange(Incoming):
                 self.fail(Cause.INTERNAL)
             del error
         finally:
+            tasks.discard(cast("asyncio.Task[None]", asyncio.current_task(self.down.loop)))
             if not self.ended and self.head_sent:
                 self.down.flush()
 
@@ -311,14 +321,17 @@ class Exchange(Incoming):
             if isinstance(result, Response):
                 response = self.response = result
                 continue
-            self._spawn(self._await_response(hook, result, response))
+            self._spawn(self._await_response(hook, result, response, self._epoch), result)
             return
         self._send(response)
 
     async def _await_response(
-        self, hook: Hook, waiting: Awaitable[Response | None], response: Response
+        self,
+        hook: Hook,
+        waiting: Awaitable[Response | None],
+        response: Response,
+        epoch: int,
     ) -> None:
-        epoch = self._epoch
         try:
             result = await waiting
         except Exception as error:

@@ -25,6 +25,7 @@ from nexgate.exchange import Exchange, Failure, Reach
 from nexgate.http import ResponseHead, make_field
 from nexgate.resilience import (
     Bulkhead,
+    CircuitBreaker,
     Priority,
     Quantile,
     Ticket,
@@ -51,6 +52,7 @@ class Call:
         "_arm",
         "_attempt_at",
         "_attempts",
+        "_breaker",
         "_bulkhead",
         "_died",
         "_epoch",
@@ -67,6 +69,7 @@ class Call:
         "_tried",
         "_was_dropped",
         "exchange",
+        "is_hurried",
     )
 
     def __init__(self, forward: Forward, exchange: Exchange, *, attempts: int = 0) -> None:
@@ -80,6 +83,8 @@ class Call:
         self._died: list[Any] | None = None
         """Instances that failed later than that: asked again only when there is no other."""
         self._permit = 0
+        self._breaker: CircuitBreaker | None = None
+        """Whose permit that is: a reload may give the guard another."""
         self._bulkhead: Bulkhead | None = None
         self._inside = False
         self._ticket: Ticket | None = None
@@ -94,6 +99,10 @@ class Call:
         self._failed: Any = None
         """The instance that it failed on."""
         self._epoch = exchange._epoch
+        self.is_hurried = False
+        """The client waits for less than the operator allows. That it did not get an answer in its
+        time says nothing about the service, or five who wait for a millisecond would close it.
+        """
         exchange.call = self
 
     # ---------------------------------------------------------------- beginning
@@ -128,8 +137,9 @@ class Call:
         exchange = self.exchange
         said = exchange.header_values(name)
         seconds = parse_timeout_header(said[-1]) if said else None
-        if seconds is not None and exchange.started + seconds < exchange.deadline:
+        if seconds is not None and exchange.started + seconds <= exchange.deadline:
             exchange.down.wheel.set(exchange, exchange.started + seconds)
+            self.is_hurried = True
 
     def _admitted(self) -> None:
         self._ticket = None
@@ -155,7 +165,7 @@ class Call:
         now = exchange.down.loop.time()
         if guard.deadline is not None and not self._tell_deadline(guard.deadline, now):
             return
-        breaker = guard.breaker
+        breaker = self._breaker = guard.breaker
         if breaker is not None:
             self._permit = breaker.acquire(now)
             if not self._permit:
@@ -180,7 +190,8 @@ class Call:
         self._attempts += 1
         self._attempt_at = now
         if guard.hedge is not None and exchange.is_idempotent and not exchange.head.has_body:
-            self._plan_hedge()
+            if exchange.head.upgrade is None:  # of two tunnels, one would be nobody's
+                self._plan_hedge()
         instance.start(exchange)
 
     def _tell_deadline(self, deadline: DeadlineConfig, now: float) -> bool:
@@ -215,6 +226,8 @@ class Call:
         """What follows a failure; see the module's docstring."""
         instance = self._failed
         self._stop_timer()
+        if failure.reach is Reach.NOTHING:
+            self._attempts -= 1  # it was none: nobody has been asked
         if failure.is_ours or self.exchange._epoch != self._epoch:
             self._give_up(failure)
         elif failure.reach is Reach.NOTHING:
@@ -340,12 +353,11 @@ class Call:
             self._retry(self._pause)
 
     def _record(self, *, ok: bool) -> None:
-        guard = self._guard
         now = self.exchange.down.loop.time()
         seconds = now - self._attempt_at
         permit, self._permit = self._permit, 0
-        if permit and guard.breaker is not None:
-            guard.breaker.record(permit, ok, seconds, now)
+        if permit and self._breaker is not None:
+            self._breaker.record(permit, ok, seconds, now)
         self._seconds = seconds  # what an adaptive limit learns from
         self._was_dropped = not ok
 
@@ -369,13 +381,15 @@ class Call:
         service = self._forward.service
         if exchange.ended or exchange.response is not None or first is None:
             return
-        others = [i for i in service.available if i is not first and not i.is_local]
-        if not others or not service.try_retry(exchange.down.loop.time()):
+        not_asked = [i for i in service.available if i is first or i.is_local]
+        if len(not_asked) == len(service.available):
+            return
+        if not service.try_retry(exchange.down.loop.time()):
             return
         service.hedges += 1
         self._arm = arm = Arm(exchange, self._forward)
         arm.call = self
-        service.pick_other(exchange, (first,), ()).start(arm)
+        service.pick_other(exchange, not_asked, ()).start(arm)
 
     def adopt(self, arm: Arm, attempt: Any) -> Exchange:
         """The hedge answered first: its attempt goes on as the exchange's own."""
@@ -436,8 +450,8 @@ class Call:
 
     def _release_permit(self) -> None:
         permit, self._permit = self._permit, 0
-        if permit and self._guard.breaker is not None:
-            self._guard.breaker.release(permit)
+        if permit and self._breaker is not None:
+            self._breaker.release(permit)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

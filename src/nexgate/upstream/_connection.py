@@ -372,6 +372,8 @@ class UpstreamConnection(asyncio.Protocol, Timed):
     def _drop_answer(self, exchange: Exchange, head: ResponseHead, present: int) -> None:
         """The answer is not wanted. If all of it is here, the connection can be used again."""
         self.exchange = None
+        # First: whoever ends this exchange must not cancel what the connection carries next.
+        exchange.attempt = None
         if (
             head.content_length == present
             and self._keep_alive

@@ -72,10 +72,13 @@ class Forward:
     def timed_out(self, exchange: Exchange) -> None:
         if not exchange.request_complete:
             return  # the client took its time: that says nothing about the service
+        call: Call | None = exchange.call
+        if call is not None and call.is_hurried:
+            return  # nor does that it takes hardly any
         if exchange.instance is not None:
             exchange.instance.failed()
-        if exchange.call is not None:
-            exchange.call.timed_out()
+        if call is not None:
+            call.timed_out()
 
     def describe(self) -> str:
         return f"service {self.service.name}"

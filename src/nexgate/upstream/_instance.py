@@ -240,7 +240,7 @@ class InstanceState:
         self.active += 1
         self.total_requests += 1
         idle = self._idle
-        while idle and not exchange.wants_new_connection:
+        while idle and (not exchange.wants_new_connection or self._is_full):
             connection, _ = idle.popitem()  # the most recently used: the others may expire
             if connection.state == 0 and not connection.transport.is_closing():  # is_usable
                 host = self.host or exchange.head.authority or self.address.authority
@@ -259,6 +259,11 @@ class InstanceState:
         self._settle()
         if waiter.exchange is exchange and len(self._waiting) > self._connecting:
             self.wheel.set(waiter, self.loop.time() + self.limits.wait)
+
+    @property
+    def _is_full(self) -> bool:
+        """No connection more may be opened."""
+        return self.connections + self._connecting >= self.limits.max_connections
 
     def _send(self, connection: UpstreamConnection, exchange: Exchange, now: float) -> None:
         host = self.host or exchange.head.authority or self.address.authority

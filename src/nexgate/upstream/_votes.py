@@ -99,10 +99,17 @@ class Votes:
             if said["by"] == self._owner or service is None or not seconds > 0:
                 return
             url, guard = said.get("url"), said.get("guard")
-        except (ValueError, TypeError, KeyError, AttributeError):
+            instance = service.instances.get(url)
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ):
             return  # not a vote
         now = self._loop.time()
-        instance = service.instances.get(url)
         if instance is not None:
             service.outlier.eject_as_told(instance, service.instances.values(), now, seconds)
         for each in (service.guard, *service.guards.values()):

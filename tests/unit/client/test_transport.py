@@ -164,3 +164,19 @@ async def test_its_timeouts_are_kept(registry: ServiceRegistry, library: Any) ->
         await registry.register("users", ServiceInstance("1", "users", upstream.url))
         with pytest.raises(library.TimeoutException):
             await client.get("http://users/")
+
+
+async def test_fields_that_are_not_for_sending_are_no_surprise(
+    registry: ServiceRegistry, library: Any
+) -> None:
+    """They were a ``ValueError`` of ours; and nothing had the type of a file of bytes."""
+    async with RecordingUpstream(OK) as upstream, through(registry, library) as client:
+        await registry.register("users", ServiceInstance("1", "users", upstream.url))
+        url = "http://users/"
+        with pytest.raises(library.LocalProtocolError):
+            await client.get(url, headers={"X-A": "a\r\nX-B: c"})
+        upgrade = {"Connection": "Upgrade", "Upgrade": "h2c", "Proxy-Connection": "keep-alive"}
+        assert (await client.post(url, headers=upgrade)).status_code == 200
+        for name in ("connection", "upgrade", "proxy-connection", "content-type"):
+            assert upstream.last.values(name) == []
+        assert upstream.last.values("content-length") == ["0"]
