@@ -3,6 +3,7 @@
 ``python program.py NAME PORT EGRESS_PORT`` serves:
 
 ====================  ==================================================================
+``/slow``             answers after a second
 ``/health``           200, or 503 after ``POST /mood/ill``
 ``/ask/SERVICE``      asks ``/`` of a service, through the sidecar, and passes its answer on
 an ``Upgrade``        101, then every byte comes back
@@ -18,6 +19,7 @@ import http.client
 import json
 import os
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 NAME, PORT, EGRESS_PORT = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -38,6 +40,8 @@ class Program(BaseHTTPRequestHandler):
         elif self.path.startswith("/ask/"):
             self.ask(self.path.removeprefix("/ask/"))
         else:
+            if self.path == "/slow":
+                time.sleep(1.0)
             caller = self.headers.get_all("X-Forwarded-Client-Cert")
             self.answer(200, {"name": NAME, "pid": os.getpid(), "caller": caller})
 
@@ -50,10 +54,14 @@ class Program(BaseHTTPRequestHandler):
     def ask(self, service: str) -> None:
         # All that discovery and resilience take: another port, and the name of the service.
         connection = http.client.HTTPConnection("127.0.0.1", EGRESS_PORT, timeout=10)
-        connection.request("GET", "/", headers={"Host": service})
-        answer = connection.getresponse()
-        self.answer(answer.status, json.loads(answer.read()))
-        connection.close()
+        try:
+            connection.request("GET", "/", headers={"Host": service})
+            answer = connection.getresponse()
+            self.answer(answer.status, json.loads(answer.read()))
+        except OSError as error:
+            self.answer(502, {"detail": f"the sidecar does not answer: {error}"})
+        finally:
+            connection.close()
 
     def echo(self) -> None:
         key = self.headers.get("Sec-WebSocket-Key", "") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

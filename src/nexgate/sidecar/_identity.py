@@ -4,9 +4,10 @@ The field is ``X-Forwarded-Client-Cert``, in the form that proxies have agreed o
 
     Hash=0e42…;Subject="CN=orders,O=Example";URI=spiffe://example/orders;DNS=orders;DNS=orders.mesh
 
-``Hash`` is the SHA-256 of the certificate. Subject is written as in RFC 4514, most significant part
-last as the certificate has it first. Values with a character that means something here are quoted,
-with ``\\`` before ``"`` and ``\\``.
+``Hash`` is the SHA-256 of the certificate. ``Subject`` is written as in RFC 4514: the last part
+of the certificate's subject comes first. ``URI`` and ``DNS`` are its alternative names, each as
+often as there are such. A value with a character that means something here is quoted, and ``"`` and
+``\\`` in it have a ``\\`` before them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _SHORT: Final = {
     "localityName": "L",
     "stateOrProvinceName": "ST",
 }
+_SPECIAL: Final = ',+"\\<>;='
 _PLAIN: Final = re.compile(r"[A-Za-z0-9.*_:/@+-]+")
 _MOST_NAMES: Final = 32
 
@@ -59,7 +61,10 @@ def identity_of(peer: ssl.SSLObject | None) -> Identity | None:
     alternatives = found.get("subjectAltName", ())[:_MOST_NAMES]
     names = {value for kind, value in alternatives if kind == "DNS"}
     names |= {value for kind, value in parts if kind == "commonName"}
-    subject = ",".join(f"{_SHORT.get(kind, kind)}={_escape(value)}" for kind, value in parts)
+    subject = ",".join(
+        "+".join(f"{_SHORT.get(kind, kind)}={_escape(value)}" for kind, value in relative)
+        for relative in reversed(found.get("subject", ()))
+    )
     elements = [
         f"Hash={hashlib.sha256(der).hexdigest()}",
         f"Subject={_quote(subject, always=True)}",
@@ -72,14 +77,18 @@ def identity_of(peer: ssl.SSLObject | None) -> Identity | None:
 
 def _escape(text: str) -> str:
     """A value of a subject (RFC 4514 §2.4); what is not printable ASCII as ``\\XX``."""
-    return "".join(
-        "\\" + c
-        if c in ',+"\\<>;='
-        else c
-        if " " <= c <= "~"
-        else "".join(f"\\{byte:02X}" for byte in c.encode("utf-8", "surrogateescape"))
-        for c in text
+    escaped = "".join(
+        f"\\{c}" if c in _SPECIAL else c if " " <= c <= "~" else _as_bytes(c) for c in text
     )
+    if escaped[:1] in ("#", " "):
+        escaped = "\\" + escaped
+    if text.endswith(" ") and len(text) > 1:
+        escaped = escaped[:-1] + "\\ "
+    return escaped
+
+
+def _as_bytes(character: str) -> str:
+    return "".join(f"\\{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
 
 
 def _quote(text: str, *, always: bool = False) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 from nexgate.edge import EdgeConnection
 from nexgate.exchange import Exchange, Hook, Plan, Response
@@ -25,10 +26,13 @@ class IngressConnection(EdgeConnection):
 
     __slots__ = ("identity",)
 
+    trusted: ClassVar[frozenset[str]] = frozenset()
+    """Names of callers that are believed when they say whom they speak for."""
     identity: Identity | None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.identity = identity_of(transport.get_extra_info("ssl_object"))
+        self.identity = identity = identity_of(transport.get_extra_info("ssl_object"))
+        self.trust_peer = identity is not None and not self.trusted.isdisjoint(identity.names)
         super().connection_made(transport)
 
 
@@ -41,6 +45,12 @@ class Ingress:
         section = config.sidecar
         assert section.service is not None
         local = config.local()
+        self.connection = type(
+            "IngressConnection",
+            (IngressConnection,),
+            {"__slots__": (), "trusted": frozenset(n.lower() for n in section.trusted_proxies)},
+        )
+        """The class of its connections."""
         self._allow = None if section.allow is None else frozenset(a.lower() for a in section.allow)
         self.service = ServiceState(section.service, LeastRequests())
         self.service.guard.configure(**{guard: getattr(local, guard) for guard in GUARDS})

@@ -38,7 +38,7 @@ from nexgate.observability import AccessLog, access_log, configure_logging
 from nexgate.routing import PathRules, Route, RouteTable, Template
 from nexgate.sidecar._certificates import CertificateFiles, Certificates, Contexts
 from nexgate.sidecar._egress import Egress
-from nexgate.sidecar._ingress import Ingress, IngressConnection
+from nexgate.sidecar._ingress import Ingress
 from nexgate.sidecar._presence import Presence
 from nexgate.sidecar.config import SidecarConfig, SidecarSection
 from nexgate.snapshot import Snapshot
@@ -64,9 +64,13 @@ class _Way:
         edge: EdgeState,
         tls: ssl.SSLContext | None,
         connection: type[EdgeConnection],
+        *,
+        trust_peer: bool = False,
     ) -> None:
         self.edge = edge
         self._socket = sock
+        self._trust_peer = trust_peer
+        self._renewing = asyncio.Lock()
         self._tls = tls
         self._connection = connection
         self._server: Server | None = None
@@ -80,12 +84,13 @@ class _Way:
 
     async def renew(self, tls: ssl.SSLContext | None) -> None:
         """Accept with other certificates. The socket stays, so nobody is refused."""
-        listener = Listener(self._socket.dup(), tls, self._socket.family == socket.AF_UNIX)
-        server = Server(self.edge, [listener], connection=self._connection)
-        await server.start()
-        before, self._server, self._tls = self._server, server, tls
-        if before is not None:
-            before.stop_accepting()
+        async with self._renewing:
+            listener = Listener(self._socket.dup(), tls, self._trust_peer)
+            server = Server(self.edge, [listener], connection=self._connection)
+            await server.start()
+            before, self._server, self._tls = self._server, server, tls
+            if before is not None:
+                before.stop_accepting()
 
     async def stop(self, drain: float) -> bool:
         if self._server is None:
@@ -155,7 +160,9 @@ class Sidecar:
         edge = EdgeState(self._loop, snapshot, limits=limits, timeouts=timeouts)
         edge.forwards_underscores = not is_ingress
         edge.exchange_log = self._log
-        return _Way(sock, edge, tls, IngressConnection if is_ingress else EdgeConnection)
+        if self.ingress is not None and is_ingress:
+            return _Way(sock, edge, tls, self.ingress.connection)
+        return _Way(sock, edge, tls, EdgeConnection, trust_peer=sock.family == socket.AF_UNIX)
 
     @property
     def urls(self) -> dict[str, str]:
@@ -236,11 +243,10 @@ class Sidecar:
             await self._aclose()
 
     async def _end_tasks(self) -> None:
-        tasks = [*self._tasks, *self._renewing]
-        self._tasks.clear()
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._renewing, return_exceptions=True)
+        self._tasks.clear()
 
     async def _aclose(self) -> None:
         if self._ticker is not None:

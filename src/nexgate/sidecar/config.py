@@ -208,6 +208,10 @@ class SidecarSection(Section):
     """Callers that are let in: a name of their certificate, DNS or CN. Others get 403. Unset:
     everyone whose certificate ``ca`` has signed."""
 
+    trusted_proxies: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], OneOrMany()] = ()
+    """Callers, by a name of their certificate, that are believed when they say for whom they ask
+    (``X-Forwarded-For``): a gateway in front. What others say of it is removed."""
+
     health: Annotated[AppHealthConfig, Short("path")] = AppHealthConfig()
     """How the program is asked whether it is well; it is advertised only while it is."""
 
@@ -355,8 +359,8 @@ def _missing(said: SidecarSection) -> Iterator[Finding]:
             hint = f"127.0.0.1:{address.port}; or --egress-anywhere, if that is meant"
             yield finding("egress", "can be reached from other machines", hint)
     if said.ingress is None:
-        for name in ("app", "advertise", "allow"):
-            if getattr(said, name) is not None:
+        for name in ("app", "advertise", "allow", "trusted_proxies"):
+            if getattr(said, name):
                 yield finding(name, "has no effect without ingress")
         return
     if said.app is None:
