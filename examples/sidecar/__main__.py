@@ -31,6 +31,7 @@ class Service:
     def __init__(self, name: str, folder: Path, authority: trustme.CA, *options: str) -> None:
         self.name = name
         self.port = free_port()
+        self._is_leaving = False
         egress, ingress = free_port(), free_port()
         leaf = authority.issue_cert(name, common_name=name)
         leaf.cert_chain_pems[0].write_to_path(str(folder / f"{name}.pem"))
@@ -62,8 +63,9 @@ class Service:
     def leave(self) -> None:
         """Tell the sidecar to end, and do not wait for it."""
         sidecar = self._processes[1]
-        if sidecar.returncode is None:
-            sidecar.terminate()
+        if not self._is_leaving and sidecar.returncode is None:
+            sidecar.terminate()  # once: told twice, it does not finish what is under way
+        self._is_leaving = True
 
     async def get(self, path: str, method: str = "GET") -> tuple[int, str]:
         """What the program answers: status and content."""

@@ -170,6 +170,8 @@ class Call:
             if failure is None:
                 name = service.name
                 detail = f"every instance of {name} is unhealthy"
+                if not service.instances:
+                    detail = f"{name} has no instance at the moment"
                 failure = Failure(Cause.NO_INSTANCE, detail, retry_after=1.0)
             self._give_up(failure)
             return
