@@ -6,6 +6,7 @@
 ``/slow``             answers after a second
 ``/health``           200, or 503 after ``POST /mood/ill``
 ``/ask/SERVICE``      asks ``/`` of a service, through the sidecar, and passes its answer on
+``/events``           three events, a quarter of a second apart
 an ``Upgrade``        101, then every byte comes back
 anything else         JSON: who answered, and who asked
 ====================  ==================================================================
@@ -37,6 +38,8 @@ class Program(BaseHTTPRequestHandler):
             self.echo()
         elif self.path == "/health":
             self.answer(200 if mood["is"] == "well" else 503, {"mood": mood["is"]})
+        elif self.path == "/events":
+            self.events()
         elif self.path.startswith("/ask/"):
             self.ask(self.path.removeprefix("/ask/"))
         else:
@@ -62,6 +65,17 @@ class Program(BaseHTTPRequestHandler):
             self.answer(502, {"detail": f"the sidecar does not answer: {error}"})
         finally:
             connection.close()
+
+    def events(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for number in range(3):
+            event = f"data: {number}\n\n".encode()
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
+            time.sleep(0.25)
+        self.wfile.write(b"0\r\n\r\n")
 
     def echo(self) -> None:
         key = self.headers.get("Sec-WebSocket-Key", "") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

@@ -207,6 +207,21 @@ async def test_a_websocket_passes_through_both_sidecars(mesh: Mesh) -> None:
             await echo(client)
 
 
+async def test_events_pass_through_both_sidecars_as_they_happen(mesh: Mesh) -> None:
+    async with (
+        Service(mesh, "orders") as orders,
+        Service(mesh, "users"),
+        RawClient(("127.0.0.1", orders.egress)) as client,
+    ):
+        assert (await orders.ask("users")).status == 200
+        await client.send(b"GET /events HTTP/1.1\r\nHost: users\r\n\r\n")
+        arrived = []
+        for number in range(3):
+            await client.read_until(b"data: %d\n\n" % number)
+            arrived.append(time.monotonic())
+        assert arrived[2] - arrived[0] > 0.4
+
+
 # --- who may --------------------------------------------------------------------------------------
 
 

@@ -116,6 +116,8 @@ class Certificates:
         self._complained = self._suspect = None
         self.current = made
         _log.info("new certificates are in use (%s)", files.certificate.name)
+        if made.fault is not None:
+            _log.warning("other sidecars will not accept them: %s", made.fault)
         for changed in self.on_change:
             changed(made)
 

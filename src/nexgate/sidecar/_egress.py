@@ -191,6 +191,8 @@ class Egress:
         return self._contexts.client
 
     def _found(self, called: Called, instances: Instances) -> None:
+        if self._services.get(called.state.name) is not called:
+            return  # closed a moment ago: its instances would be nobody's
         if self._config.sidecar.tls_only:
             secured = tuple(each for each in instances if each.url.startswith("https:"))
             if len(secured) < len(instances):

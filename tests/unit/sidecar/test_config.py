@@ -28,8 +28,10 @@ def problems(**section: Any) -> list[str]:
     return []
 
 
-def certificates(folder: Path, name: str = "orders") -> dict[str, str]:
-    authority = trustme.CA()
+def certificates(
+    folder: Path, name: str = "orders", authority: trustme.CA | None = None
+) -> dict[str, str]:
+    authority = authority or trustme.CA()
     leaf = authority.issue_cert(name)
     paths = {key: str(folder / f"{key}.pem") for key in ("certificate", "key", "ca")}
     leaf.cert_chain_pems[0].write_to_path(paths["certificate"])

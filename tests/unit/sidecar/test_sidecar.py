@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from tests.scenarios.support import open_files
 from tests.unit.sidecar.test_config import certificates
 
@@ -177,6 +179,53 @@ async def test_a_plain_ingress_tells_nobody_who_calls(tmp_path: Path) -> None:
             assert last.values("x_forwarded_client_cert") == []
             assert b"root" not in last.raw, "not in the trailers either"
             assert last.values("x-forwarded-for") == ["127.0.0.1"]
+
+
+async def test_a_gateway_in_front_is_believed_and_others_are_not(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    options: dict[str, Any] = certificates(tmp_path, "orders", authority)
+    options |= {"service": "orders", "ingress": "127.0.0.1:0", "trusted_proxies": "gateway"}
+    options |= {"advertise": "https://127.0.0.1:1", "egress": None}
+    async with (
+        RecordingUpstream() as program,
+        sidecar(tmp_path, app=program.url, **options) as made,
+    ):
+        for name, seen in (("gateway", "192.0.2.7, 127.0.0.1"), ("users", "127.0.0.1")):
+            context = ssl.create_default_context(cafile=options["ca"])
+            authority.issue_cert(name).configure_cert(context)
+            async with RawClient(
+                made.urls["ingress"], ssl=context, server_hostname="orders"
+            ) as client:
+                await client.request(
+                    b"PUT / HTTP/1.1\r\nHost: orders\r\nX-Forwarded-For: 192.0.2.7\r\n"
+                    b"X-Forwarded-Client-Cert: DNS=root\r\nContent-Length: 0\r\n\r\n"
+                )
+            last = next(r for r in reversed(program.requests) if r.method == "PUT")
+            assert last.values("x-forwarded-for") == [seen]
+            (told,) = last.values("x-forwarded-client-cert")
+            assert told.endswith(f";DNS={name}")
+            assert "root" not in told
+
+
+async def test_names_with_an_underscore_are_names(tmp_path: Path) -> None:
+    async with (
+        RecordingUpstream() as upstream,
+        registered(tmp_path, my_users=upstream.url),
+        sidecar(tmp_path) as made,
+    ):
+        assert (await ask(made, "my_users")).status == 200
+
+
+async def test_two_first_requests_at_once_are_for_one_service(tmp_path: Path) -> None:
+    async with (
+        RecordingUpstream() as upstream,
+        registered(tmp_path, users=upstream.url),
+        sidecar(tmp_path) as made,
+    ):
+        assert made.egress is not None
+        both = await asyncio.gather(ask(made, "users"), ask(made, "users"))
+        assert [response.status for response in both] == [200, 200]
+        assert list(made.egress.states) == ["users"]
 
 
 # --- certificates ---------------------------------------------------------------------------------
