@@ -340,8 +340,13 @@ async def test_a_registry_that_does_not_answer_delays_nobody_else(tmp_path: Path
 # --- certificates that change ---------------------------------------------------------------------
 
 
-async def test_certificates_are_replaced_under_load_without_a_failed_request(mesh: Mesh) -> None:
-    async with Service(mesh, "orders") as orders, Service(mesh, "users") as users:
+@pytest.mark.parametrize("connections", ["kept", "one for each request"])
+async def test_certificates_are_replaced_under_load_without_a_failed_request(
+    mesh: Mesh, connections: str
+) -> None:
+    file = mesh.folder / "orders.toml"
+    file.write_text("[defaults.pool]\nmax_idle = 0\n" if connections != "kept" else "")
+    async with Service(mesh, "orders", str(file)) as orders, Service(mesh, "users") as users:
         assert (await orders.ask("users")).status == 200
 
         async def shown() -> bytes:
@@ -516,6 +521,33 @@ async def test_the_registry_is_killed_and_calls_go_on(tmp_path: Path) -> None:
                     return len(set(found)) == 2
 
                 await wait_until(both, 15.0)
+
+
+async def test_a_registry_that_comes_later_is_told_then(tmp_path: Path) -> None:
+    valkey = Valkey()
+    mesh = Mesh(tmp_path, valkey.url)
+    port = free_port()
+    async with (
+        Process(PROGRAM, "users", str(port), "0"),
+        Beside(
+            *("--service", "users", "--app", f"http://127.0.0.1:{port}"),
+            *("--ingress", f"127.0.0.1:{free_port()}", "--registry", mesh.registry),
+            *mesh.issue("users"),
+        ) as sidecar,
+    ):
+        await sidecar.says("users is healthy, and advertised as soon as the registry is there")
+        with valkey:
+
+            async def is_there() -> bool:
+                return len(await registered(mesh, "users")) == 1
+
+            await wait_until(is_there, 15.0)
+            valkey.freeze()
+            began = time.monotonic()
+            sidecar.signal(signal.SIGTERM)
+            assert await sidecar.wait(15.0) == 0
+            show(left_a_frozen_registry_after=time.monotonic() - began)
+            valkey.thaw()
 
 
 # --- the end --------------------------------------------------------------------------------------

@@ -68,7 +68,9 @@ class Presence:
         if is_good and not self.is_registered and row >= self._health.healthy_after:
             self.is_registered = True
             self._has_complained = False
-            if await self._registry.register(name, self.instance):
+            is_told = await self._registry.register(name, self.instance)
+            # While a shared store is away, the memory of this process takes its place.
+            if is_told and not self._registry.state.statistics().is_degraded:
                 _log.info("%s is healthy and advertised as %s", name, url)
             else:
                 _log.info("%s is healthy, and advertised as soon as the registry is there", name)

@@ -82,6 +82,13 @@ def _advertised_url(value: object) -> str:
     return url
 
 
+def _registry(value: object) -> str:
+    place = parse_state_spec(value)
+    if place == "memory":
+        raise wrong("is known to this process only", '"local" is this machine')
+    return place
+
+
 def _suffix(value: object) -> str:
     if not isinstance(value, str):
         raise wrong("must be text", 'for example "mesh"')
@@ -179,7 +186,7 @@ class SidecarSection(Section):
 
     registry: Annotated[
         str,
-        PlainValidator(parse_state_spec),
+        PlainValidator(_registry),
         WithJsonSchema({"type": "string", "examples": ["local", "redis://127.0.0.1:6379/0"]}),
     ] = "local"
     """Where services find each other: ``"local"`` (programs of this user on this machine),

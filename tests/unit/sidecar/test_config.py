@@ -92,6 +92,7 @@ def test_what_is_advertised_is_what_ingress_speaks(tmp_path: Path) -> None:
         ({"app": "asgi:a:b"}, "is not where a local program listens"),
         ({"advertise": "unix:/run/x"}, "cannot be reached from elsewhere"),
         ({"registry": "redis:"}, "lacks its slashes"),
+        ({"registry": "memory"}, "is known to this process only"),
         ({"health": "health"}, "path"),
         ({"cert": "x"}, "the key is certificate"),
     ],
