@@ -74,7 +74,9 @@ class Called:
 
 
 class Egress:
-    """Picks the service of an exchange. ``hook`` is what its plan runs; ``start`` its handler."""
+    """Gives every exchange the plan of the service that its Host names. ``plan`` is what it comes
+    with.
+    """
 
     def __init__(
         self,
@@ -88,6 +90,7 @@ class Egress:
         self._suffix = f".{config.sidecar.suffix}" if config.sidecar.suffix else ""
         self._state = state
         self._contexts = contexts
+        self._system: ssl.SSLContext | None = None
         self._services: dict[str, Called] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._hooks = (Hook("service", on_request=self._choose),)
@@ -185,10 +188,14 @@ class Egress:
 
     def _context(self, config: ServiceConfig) -> ssl.SSLContext:
         tls = config.tls
-        is_own = tls is not None and (tls.model_fields_set - {"server_name"})
-        if self._contexts is None or is_own:
-            return client_context(config)
-        return self._contexts.client
+        if tls is not None and tls.model_fields_set - {"server_name"}:
+            return client_context(config)  # it says more than we did (SidecarConfig.called)
+        if self._contexts is not None:
+            return self._contexts.client
+        if self._system is None:
+            # Reading the system's authorities takes long, and names come from requests.
+            self._system = client_context(config)
+        return self._system
 
     def _found(self, called: Called, instances: Instances) -> None:
         if self._services.get(called.state.name) is not called:

@@ -5,9 +5,9 @@ The field is ``X-Forwarded-Client-Cert``, in the form that proxies have agreed o
     Hash=0e42…;Subject="CN=orders,O=Example";URI=spiffe://example/orders;DNS=orders;DNS=orders.mesh
 
 ``Hash`` is the SHA-256 of the certificate. ``Subject`` is written as in RFC 4514: the last part
-of the certificate's subject comes first. ``URI`` and ``DNS`` are its alternative names, each as
-often as there are such. A value with a character that means something here is quoted, and ``"`` and
-``\\`` in it have a ``\\`` before them.
+of the certificate's subject comes first. ``URI`` and ``DNS`` are its alternative names, the first
+32 of them. A value with a character that means something here is quoted, and ``"`` and ``\\`` in it
+have a ``\\`` before them.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _SHORT: Final = {
 _SPECIAL: Final = ',+"\\<>;='
 _PLAIN: Final = re.compile(r"[A-Za-z0-9.*_:/@+-]+")
 _MOST_NAMES: Final = 32
+"""That are told: a certificate with a thousand must not make a head that the program refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def identity_of(peer: ssl.SSLObject | None) -> Identity | None:
     if der is None:
         return None
     parts = [pair for relative in found.get("subject", ()) for pair in relative]
-    alternatives = found.get("subjectAltName", ())[:_MOST_NAMES]
+    alternatives = found.get("subjectAltName", ())
     names = {value for kind, value in alternatives if kind == "DNS"}
     names |= {value for kind, value in parts if kind == "commonName"}
     subject = ",".join(
@@ -70,7 +71,8 @@ def identity_of(peer: ssl.SSLObject | None) -> Identity | None:
         f"Subject={_quote(subject, always=True)}",
     ]
     for wanted in ("URI", "DNS"):
-        elements += [f"{wanted}={_quote(value)}" for kind, value in alternatives if kind == wanted]
+        told = alternatives[:_MOST_NAMES]
+        elements += [f"{wanted}={_quote(value)}" for kind, value in told if kind == wanted]
     value = ";".join(elements).encode("ascii")
     return Identity(frozenset(name.lower() for name in names), subject, make_field(_WRITTEN, value))
 
@@ -88,7 +90,7 @@ def _escape(text: str) -> str:
 
 
 def _as_bytes(character: str) -> str:
-    return "".join(f"\\{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+    return "".join(f"\\{byte:02X}" for byte in character.encode("utf-8", "replace"))
 
 
 def _quote(text: str, *, always: bool = False) -> str:

@@ -216,6 +216,16 @@ async def test_names_with_an_underscore_are_names(tmp_path: Path) -> None:
         assert (await ask(made, "my_users")).status == 200
 
 
+async def test_egress_on_a_unix_socket(tmp_path: Path) -> None:
+    async with (
+        RecordingUpstream() as upstream,
+        registered(tmp_path, users=upstream.url),
+        sidecar(tmp_path, egress=f"unix:{tmp_path / 'egress.sock'}") as made,
+    ):
+        assert (await ask(made, "users", "X-Forwarded-For: 192.0.2.7\r\n")).status == 200
+        assert upstream.last.values("x-forwarded-for")[0].startswith("192.0.2.7")
+
+
 async def test_two_first_requests_at_once_are_for_one_service(tmp_path: Path) -> None:
     async with (
         RecordingUpstream() as upstream,
