@@ -209,7 +209,9 @@ class Egress:
         called.is_ready = True
         if instances and not called.is_known:
             called.is_known = True
-            _log.info("%s is called, and has %d instances", called.state.name, len(instances))
+            count = len(instances)
+            plural = "" if count == 1 else "s"
+            _log.info("%s is called, and has %d instance%s", called.state.name, count, plural)
         called.members.found(instances)
 
     def renew(self, contexts: Contexts) -> None:
