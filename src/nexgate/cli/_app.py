@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 from typer.main import get_command
 
-from nexgate.cli import check, demo, explain, init, routes, run, version
+from nexgate.cli import check, demo, explain, init, routes, run, sidecar, version
 from nexgate.cli._exit import ExitCode
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (run, check, routes, explain, init, demo, version):
+for _module in (run, check, routes, explain, init, demo, sidecar, version):
     _module.register(app)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nexgate.config import Overrides
     from nexgate.gateway import Gateway
+    from nexgate.sidecar import SidecarConfig
 
 
 def load_gateway(path: Path) -> Gateway:
@@ -33,3 +34,10 @@ def run_demo(port: int, seconds: float | None) -> int:
 def run_drill(port: int) -> int:
     """Run the drill; the exit code."""
     return int(importlib.import_module("nexgate.demo").run_drill(port))
+
+
+def run_sidecar(config: SidecarConfig) -> int:
+    """Serve beside a program until told to stop; the exit code."""
+    from nexgate.sidecar import run
+
+    return run(config)

@@ -9,12 +9,14 @@ from nexgate.edge._process import (
     new_event_loop,
     tune_collector,
 )
-from nexgate.edge._server import Listener, Server
+from nexgate.edge._protocol import EdgeConnection
+from nexgate.edge._server import Listener, Server, bind, server_context
 from nexgate.edge._worker import EdgeLimits, EdgeState, EdgeTimeouts
 
 __all__ = [
     "AsgiEntry",
     "BrokenResponseError",
+    "EdgeConnection",
     "EdgeLimits",
     "EdgeState",
     "EdgeTimeouts",
@@ -23,9 +25,11 @@ __all__ = [
     "Server",
     "affordable_connections",
     "allow_many_files",
+    "bind",
     "listener_tls",
     "new_event_loop",
     "open_listener",
     "refresh_certificates",
+    "server_context",
     "tune_collector",
 ]

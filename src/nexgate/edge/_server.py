@@ -95,21 +95,31 @@ def server_context(
 
 
 class Server:
-    """Serves one ``EdgeState`` on listeners, in the running loop."""
+    """Serves one ``EdgeState`` on listeners, in the running loop.
 
-    def __init__(self, edge: EdgeState, listeners: Sequence[Listener]) -> None:
+    ``connection`` is what a connection is: a subclass may learn who its peer is.
+    """
+
+    def __init__(
+        self,
+        edge: EdgeState,
+        listeners: Sequence[Listener],
+        *,
+        connection: type[EdgeConnection] = EdgeConnection,
+    ) -> None:
         self.edge = edge
         self.listeners = list(listeners)
+        self._connection = connection
         self._servers: list[asyncio.Server] = []
 
     async def start(self) -> None:
-        edge = self.edge
+        edge, connection = self.edge, self._connection
         for listener in self.listeners:
             trust = listener.trust_peer
             scheme = "https" if listener.tls is not None else "http"
 
             def make(scheme: str = scheme, trust: bool = trust) -> EdgeConnection:
-                return EdgeConnection(edge, scheme, trust_peer=trust)
+                return connection(edge, scheme, trust_peer=trust)
 
             if listener.socket.family == socket.AF_UNIX:
                 create: Any = edge.loop.create_unix_server

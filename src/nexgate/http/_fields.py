@@ -88,6 +88,7 @@ _KINDS: Final[dict[bytes, int]] = {
     b"x-forwarded-ssl": _K.FORWARDED | _K.NO_TRAILER,
     b"x-forwarded": _K.FORWARDED | _K.NO_TRAILER,
     b"x-real-ip": _K.FORWARDED | _K.NO_TRAILER,
+    b"x-forwarded-client-cert": _K.NO_TRAILER,
     b"x-original-url": _K.FORWARDED | _K.NO_TRAILER,
     b"x-rewrite-url": _K.FORWARDED | _K.NO_TRAILER,
     b"date": _K.DATE | _K.NO_TRAILER,

@@ -181,9 +181,10 @@ class Call:
             self._release_permit()
             failure = self._failure
             if failure is None:
-                detail = f"every instance of {service.name} is unhealthy"
+                name = service.name
+                detail = f"every instance of {name} is unhealthy"
                 if not service.instances:
-                    detail = f"{service.name} has no instances"
+                    detail = f"{name} has no instance at the moment"
                 failure = Failure(Cause.NO_INSTANCE, detail, retry_after=1.0)
             self._give_up(failure)
             return

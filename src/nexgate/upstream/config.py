@@ -291,6 +291,13 @@ def _health_path(value: object) -> str:
     return str(value)
 
 
+HealthPath = Annotated[
+    str,
+    PlainValidator(_health_path),
+    WithJsonSchema({"type": "string", "pattern": "^/", "examples": ["/health"]}),
+]
+
+
 class HealthConfig(Section):
     """Active probes. Instances start as healthy; one that fails its probes gets no requests until
     it passes again."""
@@ -316,11 +323,7 @@ class HealthConfig(Section):
         "codes": "the key is status",
     }
 
-    path: Annotated[
-        str,
-        PlainValidator(_health_path),
-        WithJsonSchema({"type": "string", "pattern": "^/", "examples": ["/health"]}),
-    ] = Field(examples=['"/health"'])
+    path: HealthPath = Field(examples=['"/health"'])
     """What is requested, query included."""
 
     method: Literal["GET", "HEAD", "OPTIONS"] = "GET"

@@ -69,7 +69,7 @@ def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 # --- help -----------------------------------------------------------------------------------------
 
-COMMANDS = ("run", "check", "routes", "explain", "init", "demo", "version")
+COMMANDS = ("run", "check", "routes", "explain", "init", "demo", "sidecar", "version")
 
 
 def test_help_names_every_command_and_how_to_begin(cli: Cli) -> None:
