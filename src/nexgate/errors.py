@@ -153,7 +153,7 @@ class Cause(Enum):
     RESPONSE_TOO_LARGE = (
         "response-too-large",
         502,
-        "The answer is too large for a filter",
+        "The answer is too large",
         Site.UPSTREAM_RESPONSE_BODY,
     )
     UPSTREAM_CUT = (

@@ -34,6 +34,7 @@ from nexgate.config import (
     size,
     wrong,
 )
+from nexgate.discovery import check_service_name
 from nexgate.edge.config import GatewaySection
 from nexgate.policies.headers.config import ChangeableField, HeaderRules
 from nexgate.resilience.config import (
@@ -425,6 +426,11 @@ class GatewayConfig(Section):
             if not _SERVICE_NAME.fullmatch(name):
                 hint = "letters, digits, hyphen, underscore and dot"
                 yield Finding(("services", name), "is not a name", hint, is_about_key=True)
+            elif _registers(services[name]) and attempt(check_service_name, name) is None:
+                hint = 'shorter, or discover = [{ kind = "registry", name = "…" }]'
+                yield Finding(
+                    ("services", name), "is not a name in a registry", hint, is_about_key=True
+                )
         names: dict[str, int] = {}
         for index, route in enumerate(routes if isinstance(routes, (list, tuple)) else ()):
             if known is not None:
@@ -478,6 +484,15 @@ class GatewayConfig(Section):
             **schema,
             "title": "Nexgate configuration",
         }
+
+
+def _registers(service: object) -> bool:
+    """Whether instances register under the name of the service itself."""
+    discover = peek(service, "discover")
+    return any(
+        each == "registry" or (peek(each, "kind") == "registry" and not peek(each, "name"))
+        for each in (discover if isinstance(discover, (list, tuple)) else ())
+    )
 
 
 def _references(route: object) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from nexgate.http import Field, make_field
-from nexgate.resilience import Deadline, parse_timeout_header
+from nexgate.resilience import Deadline, DeadlineExceeded, parse_timeout_header
 
 __all__ = ["Propagation", "carried", "propagating"]
 
@@ -74,10 +74,28 @@ class Propagation:
             if seconds is None or scope["type"] == "websocket":
                 await self.app(scope, receive, send)
             else:
-                async with Deadline.after(seconds):
-                    await self.app(scope, receive, send)
+                await self._within(seconds, scope, receive, send)
         finally:
             _carried.reset(token)
+
+    async def _within(self, seconds: float, scope: _Scope, receive: Any, send: Any) -> None:
+        """Serve until the deadline; then answer 504, if nothing has been answered yet."""
+        has_begun = False
+
+        async def sending(message: MutableMapping[str, Any]) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            async with Deadline.after(seconds):
+                await self.app(scope, receive, sending)
+        except DeadlineExceeded:
+            if has_begun:
+                raise
+            headers = [(b"content-type", b"text/plain"), (b"content-length", b"0")]
+            await send({"type": "http.response.start", "status": 504, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
 
     def _seconds(self, pairs: list[tuple[bytes, bytes]]) -> float | None:
         said = [value for name, value in pairs if name.lower() == self._deadline]

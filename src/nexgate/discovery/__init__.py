@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from nexgate.discovery._follow import Followed, FollowStatus, United, follow
 from nexgate.discovery._health import Probing
-from nexgate.discovery._instance import Health, Instances, ServiceInstance
+from nexgate.discovery._instance import (
+    Health,
+    Instances,
+    ServiceInstance,
+    check_service_name,
+)
 from nexgate.discovery._provider import DiscoveryError, Provider, Reporting
 from nexgate.discovery._register import register_service
 from nexgate.discovery._registry import RegistryStatistics, ServiceRegistry
@@ -43,6 +48,7 @@ __all__ = [
     "ServiceRegistry",
     "StaticProvider",
     "United",
+    "check_service_name",
     "follow",
     "register_service",
 ]

@@ -19,12 +19,11 @@ from nexgate.discovery import Followed, Instances, United, follow
 from nexgate.discovery._instance import check_service_name
 from nexgate.errors import Cause, ConfigError, Refused
 from nexgate.exchange import Exchange, Hook, Plan, Response
-from nexgate.gateway_config import GUARDS
 from nexgate.sidecar._certificates import Contexts
 from nexgate.sidecar._identity import FIELD_NAME
 from nexgate.sidecar.config import SidecarConfig
 from nexgate.state import State
-from nexgate.upstream import Forward, Membership, ServiceState, Votes, client_context
+from nexgate.upstream import GUARDED, Forward, Membership, ServiceState, Votes, client_context
 from nexgate.upstream._encode import DROP_ALWAYS
 from nexgate.upstream.balancer import LeastRequests
 from nexgate.upstream.config import ServiceConfig
@@ -163,7 +162,7 @@ class Egress:
             self._make_room()
         config = self._config.called(name)
         service = ServiceState(name, LeastRequests())
-        service.guard.configure(**{guard: getattr(config, guard) for guard in GUARDS})
+        service.guard.configure(**{guard: getattr(config, guard) for guard in GUARDED})
         members = Membership(service, self._loop, _retire)
         called = Called(service, config, members)
         self._configure(called)

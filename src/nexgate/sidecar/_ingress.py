@@ -7,12 +7,11 @@ from typing import ClassVar
 
 from nexgate.edge import EdgeConnection
 from nexgate.exchange import Exchange, Hook, Plan, Response
-from nexgate.gateway_config import GUARDS
 from nexgate.http import Kind
 from nexgate.sidecar._identity import FIELD_NAME, Identity, identity_of
 from nexgate.sidecar.config import SidecarConfig
 from nexgate.state import State
-from nexgate.upstream import Forward, Membership, ServiceState
+from nexgate.upstream import GUARDED, Forward, Membership, ServiceState
 from nexgate.upstream._encode import DROP_ALWAYS
 from nexgate.upstream.balancer import LeastRequests
 
@@ -53,7 +52,7 @@ class Ingress:
         """The class of its connections."""
         self._allow = None if section.allow is None else frozenset(a.lower() for a in section.allow)
         self.service = ServiceState(section.service, LeastRequests())
-        self.service.guard.configure(**{guard: getattr(local, guard) for guard in GUARDS})
+        self.service.guard.configure(**{guard: getattr(local, guard) for guard in GUARDED})
         members = Membership(self.service, loop, lambda instance: instance.remove())
         listed, _ = members.instances_for(local, lambda url: None)
         # An underscore is a hyphen to many programs, and would forge the caller's name.

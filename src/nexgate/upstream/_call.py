@@ -217,7 +217,7 @@ class Call:
         if failure.is_ours:
             self._release_permit()
         else:
-            self._record(ok=False)
+            self._record(ok=False, is_overload=failure.reach is Reach.SILENCE)
         self._failure = failure
         self._failed = instance
         if self._arm is None:  # else the hedge may still save it
@@ -325,7 +325,7 @@ class Call:
         self._drop_arm()
         if isinstance(guard.hedge, Quantile) and not failed:
             guard.hedge.observe(seconds)
-        self._record(ok=not failed)
+        self._record(ok=not failed, is_overload=status in (429, 503))
         pause = None
         if status in guard.policy.statuses and self._may_retry(Reach.ANSWER):
             pause = self._pause_before_retry(guard.retry_after_of(head))
@@ -353,19 +353,20 @@ class Call:
         else:
             self._retry(self._pause)
 
-    def _record(self, *, ok: bool) -> None:
+    def _record(self, *, ok: bool, is_overload: bool = False) -> None:
         now = self.exchange.down.loop.time()
         seconds = now - self._attempt_at
         permit, self._permit = self._permit, 0
         if permit and self._breaker is not None:
             self._breaker.record(permit, ok, seconds, now)
-        self._seconds = seconds  # what an adaptive limit learns from
-        self._was_dropped = not ok
+        # An adaptive limit learns from what took its time. A quick failure says nothing of load.
+        self._seconds = seconds if ok or is_overload else None
+        self._was_dropped = is_overload
 
     def timed_out(self) -> None:
         """The exchange ran out of time while an instance was at it."""
         if self.exchange.instance is not None or self._permit:
-            self._record(ok=False)
+            self._record(ok=False, is_overload=True)
 
     # ---------------------------------------------------------------- hedging
 
@@ -396,6 +397,9 @@ class Call:
         """The hedge answered first: its attempt goes on as the exchange's own."""
         exchange = self.exchange
         self._arm = None
+        if isinstance(self._guard.hedge, Quantile):
+            # The first took at least so long: without it only the quick would be counted.
+            self._guard.hedge.observe(exchange.down.loop.time() - self._attempt_at)
         self._record(ok=True)
         first = exchange.attempt
         exchange.attempt = None

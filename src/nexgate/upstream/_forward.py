@@ -75,6 +75,8 @@ class Forward:
         call: Call | None = exchange.call
         if call is not None and call.is_hurried:
             return  # nor does that it takes hardly any
+        if exchange.attempt is None:
+            return  # it never left: it waited for a connection of ours, or for a retry
         if exchange.instance is not None:
             exchange.instance.failed()
         if call is not None:

@@ -515,3 +515,20 @@ async def test_a_call_leaves_no_work_for_the_cycle_collector() -> None:
         finally:
             gc.enable()
         assert left <= 1
+
+
+async def test_a_request_whose_time_is_over_gets_504_and_no_traceback() -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(30)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    for seconds in (b"1ms", b"0"):
+        sent.clear()
+        await Propagation(app)(
+            {"type": "http", "headers": [(b"x-request-timeout", seconds)]}, None, send
+        )
+        assert sent[0]["status"] == 504

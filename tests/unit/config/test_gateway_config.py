@@ -705,6 +705,19 @@ def test_nothing_secret_is_in_the_models_of_others() -> None:
     ]
 
 
+def test_a_service_that_registers_has_a_name_that_a_registry_takes() -> None:
+    """Else a reload would find out when it is too late to refuse it."""
+    for name in ("a" * 65, "api-"):
+        text = f'[services.{name}]\ndiscover = ["registry"]\n'
+        (problem,) = [
+            p for p in check_text(text, filename="g.toml", env={}).problems if p.line == 1
+        ]
+        assert problem.message == "is not a name in a registry"
+        named = text.replace('["registry"]', '[{ kind = "registry", name = "api" }]')
+        report = check_text(named, filename="g.toml", env={})
+        assert not [p for p in report.problems if "registry" in p.message]
+
+
 def test_a_thousand_routes_with_a_thousand_problems_are_one_report() -> None:
     text = "".join(f'[[routes]]\npath = "{n}"\nservise = "a"\n' for n in range(1000))
     report = check_text(text, filename="g.toml", env={})

@@ -95,7 +95,9 @@ class Outlier:
         self, instance: Any, everyone: Iterable[Any], now: float, seconds: float
     ) -> None:
         """Somebody else found that ``instance`` fails."""
-        if self.settings is not None and self.settings.share and not instance.ejected_until:
+        if instance.is_local or instance.ejected_until:
+            return
+        if self.settings is not None and self.settings.share:
             self._put_out(instance, everyone, now, seconds, "others found it failing")
 
     def _eject(self, instance: Any, everyone: Iterable[Any], now: float, reason: str) -> None:
