@@ -204,7 +204,10 @@ class ServiceClient:
         waiting.let_go()
         # A copy: the head may be remembered, and be the next answer's as well.
         fields = Headers(list(response.fields))
-        return ServiceResponse(self.service, response.status, fields, body, exchange.served_by[1])
+        served_by = exchange.served_by[1]
+        return ServiceResponse(
+            self.service, response.status, fields, body, served_by, waiting.attempts
+        )
 
     async def get(self, path: str, **options: Any) -> ServiceResponse:
         """``request("GET", …)``."""

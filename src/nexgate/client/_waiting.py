@@ -31,6 +31,7 @@ class Waiting:
         "_pieces",
         "_room",
         "_size",
+        "attempts",
         "error",
         "exchange",
         "is_writable",
@@ -66,6 +67,8 @@ class Waiting:
         """Head and content came together, which is the rule."""
         self.error: ServiceError | None = None
         self.retry_after: float | None = None
+        self.attempts = 1
+        """How often the service was asked. Known with the head: later the exchange forgets it."""
         self._pieces: deque[bytes] = deque()
         self._size = 0
         self._is_over = False
@@ -142,7 +145,8 @@ class Waiting:
     def _too_large(self) -> ServiceError:
         detail = f"the limit is {self.max_body_bytes} bytes"
         instance = self.exchange.served_by[1]
-        return error_for(self.service, Cause.RESPONSE_TOO_LARGE, detail, instance, None)
+        cause = Cause.RESPONSE_TOO_LARGE
+        return error_for(self.service, cause, detail, instance, None, self.attempts)
 
     # ---------------------------------------------------------------- Downstream
 
@@ -150,6 +154,8 @@ class Waiting:
         if len(body) > self.max_body_bytes:
             return False
         self.response = Response.streaming(exchange, head)
+        if exchange.call is not None:
+            self.attempts = exchange.call.attempts
         if self.keeps_all:
             self.whole_body = body
         elif body:
@@ -159,6 +165,8 @@ class Waiting:
 
     def send_head(self, exchange: Exchange, response: Response) -> None:
         self.response = response
+        if exchange.call is not None:
+            self.attempts = exchange.call.attempts
         if exchange.cause is not None:
             # Not the service's: it says why there is no answer.
             after = response.headers.get("retry-after")
@@ -175,6 +183,7 @@ class Waiting:
             exchange.detail,
             exchange.served_by[1],
             self.retry_after,
+            self.attempts,
         )
 
     def send_body(self, data: bytes) -> None:

@@ -1,0 +1,121 @@
+"""A service that fails, seen by a coroutine that calls it: what is tried again, what is not, and
+that the caller is told the truth about it. Real sockets; the service's own record is the witness.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from nexgate.client import (
+    ServiceClient,
+    ServiceConnectionError,
+    ServiceUnavailable,
+)
+from nexgate.errors import Cause
+from nexgate.testing import (
+    RecordedRequest,
+    RecordingUpstream,
+    ScriptedConnection,
+    ScriptedUpstream,
+    canned,
+    wait_until,
+)
+from nexgate.testing._messages import read_request
+
+OK = canned(body=b"ok")
+BUSY = canned(503, b"busy")
+SOON = {"backoff_base": "1ms", "backoff_cap": "1ms"}
+CHARGES = {"attempts": 3, "methods": ["POST"], "max_replay_bytes": "1KiB", **SOON}
+"""Retries of what may do harm twice: the operator says that it does not."""
+
+
+@contextlib.asynccontextmanager
+async def client_of(*urls: str, **options: Any) -> AsyncIterator[ServiceClient]:
+    async with ServiceClient(list(urls), "users", **options) as client:
+        yield client
+        await wait_until(lambda: client.statistics().active == 0)
+        bulkhead = client._state.guard.bulkhead
+        assert bulkhead is None or bulkhead.active == 0, "a place in the bulkhead was lost"
+
+
+def answers(*statuses: int) -> Any:
+    """Answers with these statuses in turn, and 200 from then on."""
+    left = list(statuses)
+
+    def answer(_: RecordedRequest) -> bytes:
+        return canned(left.pop(0), b"no") if left else OK
+
+    return answer
+
+
+async def resets(connection: ScriptedConnection) -> None:
+    await read_request(connection)
+    connection.reset()
+
+
+# -------------------------------------------------------------------- what is tried again
+
+
+async def test_an_answer_says_how_often_the_service_was_asked() -> None:
+    async with (
+        RecordingUpstream(answers(503, 502)) as upstream,
+        client_of(upstream.url, retry={"attempts": 3, **SOON}) as client,
+    ):
+        assert [(await client.get("/")).attempts for _ in range(2)] == [3, 1]
+        upstream.answer = answers(503)
+        async with client.stream("GET", "/") as answer:
+            assert answer.attempts == 2
+
+
+async def test_one_that_refuses_is_stepped_over_and_was_not_asked() -> None:
+    async with (
+        RecordingUpstream(OK) as upstream,
+        client_of("http://127.0.0.1:1", upstream.url, balancer="round-robin") as client,
+    ):
+        answers = [await client.post("/", json=1) for _ in range(6)]
+        assert {answer.attempts for answer in answers} == {1}
+
+
+# -------------------------------------------------------------------- the truth about it
+
+
+async def test_what_was_sent_once_is_not_safe_to_repeat_when_the_circuit_refuses_the_retry() -> (
+    None
+):
+    async with (
+        ScriptedUpstream(resets) as upstream,
+        client_of(upstream.url, retry=CHARGES, breaker={"failures": 1}) as client,
+    ):
+        with pytest.raises(ServiceUnavailable) as caught:
+            await client.post("/charge", json=1)
+        assert caught.value.cause is Cause.CIRCUIT_OPEN
+        assert len(upstream.connections) == 1, "it may have been charged"
+        assert (caught.value.attempts, caught.value.retry_safe) == (1, False)
+        with pytest.raises(ServiceUnavailable) as caught:
+            await client.post("/charge", json=1)
+        assert (caught.value.attempts, caught.value.retry_safe) == (0, True)
+
+
+async def test_what_was_sent_once_is_not_safe_to_repeat_when_nobody_is_there_any_more() -> None:
+    async def dies(connection: ScriptedConnection) -> None:
+        await read_request(connection)
+        await upstream.stop_listening()
+        connection.reset()
+
+    async with ScriptedUpstream(dies) as upstream, client_of(upstream.url, retry=CHARGES) as client:
+        with pytest.raises(ServiceConnectionError) as caught:
+            await client.post("/charge", json=1)
+        assert caught.value.cause is Cause.UPSTREAM_UNREACHABLE
+        assert (caught.value.attempts, caught.value.retry_safe) == (1, False)
+
+
+async def test_a_refused_connection_is_safe_to_repeat() -> None:
+    async with client_of("http://127.0.0.1:1", retry=CHARGES) as client:
+        with pytest.raises(ServiceConnectionError) as caught:
+            await client.post("/charge", json=1)
+        assert caught.value.cause is Cause.UPSTREAM_UNREACHABLE
+        assert (caught.value.attempts, caught.value.retry_safe) == (0, True)
