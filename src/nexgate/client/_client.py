@@ -29,7 +29,7 @@ from nexgate.discovery import (
     ServiceRegistry,
     follow,
 )
-from nexgate.errors import Cause, NexgateError
+from nexgate.errors import Cause, ConfigError, NexgateError
 from nexgate.exchange import Exchange, Plan
 from nexgate.http import (
     Field,
@@ -284,14 +284,15 @@ class ServiceClient:
         importance: Importance,
     ) -> asyncio.Task[None] | None:
         """Send what is known of the request; returns who sends a streamed body, if there is one."""
-        if not self._is_open:
-            await self._open()
         loop = waiting.loop
         now = loop.time()
         target, query = _target(path, params)
         if not _METHOD.fullmatch(method):
             raise ValueError(f"{method!r} is not a method")
         until = self._until(now, timeout)
+        if not self._is_open:
+            await self._open_until(until)
+            now = loop.time()
         extra = carried()
         pieces: AsyncIterator[bytes] | None = None
         body: bytes | None = None
@@ -402,13 +403,31 @@ class ServiceClient:
                 raise NexgateError(f"the client of {self.service} is closed") from error
             raise
 
+    async def _open_until(self, until: float | None) -> None:
+        """Opening is part of the first call: its limit counts."""
+        limit = asyncio.timeout_at(until)
+        try:
+            async with limit:
+                await self._open()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            detail = "nothing is known of its instances yet"
+            raise ServiceTimeout(self.service, Cause.TOTAL_TIMEOUT, detail) from error
+        if self._is_closed:  # in the moment between
+            raise NexgateError(f"the client of {self.service} is closed")
+
     async def _open_once(self) -> None:
         loop, config = self._loop, self._config
         assert loop is not None
         self._members = members = Membership(self._state, loop, self._retire)
         listed, apps = members.instances_for(config, _import)
-        for app in apps:
-            await app.startup()
+        try:
+            for app in apps:
+                await app.startup()
+        except BaseException:
+            await asyncio.gather(*(app.aclose() for app in apps))  # no second try finds them
+            raise
         self._state.guard.configure(**{name: getattr(config, name) for name in GUARDED})
         has_tls = any(each.scheme == "https" for each in config.instances)
         needs_tls = has_tls or config.tls is not None or self._provider is not None
@@ -547,4 +566,7 @@ def _head(fields: Sequence[Field], body: bytes | None, *, is_streamed: bool = Fa
 def _import(url: str) -> Any:
     from pkgutil import resolve_name
 
-    return resolve_name(url.removeprefix("asgi:"))
+    try:
+        return resolve_name(url.removeprefix("asgi:"))
+    except Exception as error:  # whatever its module does when it is imported
+        raise ConfigError(f"{url} cannot be imported: {error}") from error

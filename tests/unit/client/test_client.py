@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from nexgate.client import (
 )
 from nexgate.config import InvalidConfig
 from nexgate.discovery import ServiceInstance, ServiceRegistry, StaticProvider
-from nexgate.errors import Cause, NexgateError, Site
+from nexgate.errors import Cause, ConfigError, NexgateError, Site
 from nexgate.exchange import Exchange
 from nexgate.resilience import Deadline
 from nexgate.testing import (
@@ -41,6 +42,7 @@ from nexgate.testing import (
     wait_until,
 )
 from nexgate.testing._messages import read_request
+from nexgate.upstream import AsgiStartupError
 
 OK = canned(200, b'{"id": 1}', [("Content-Type", "application/json"), ("X-A", "b")])
 
@@ -532,3 +534,60 @@ async def test_a_request_whose_time_is_over_gets_504_and_no_traceback() -> None:
             {"type": "http", "headers": [(b"x-request-timeout", seconds)]}, None, send
         )
         assert sent[0]["status"] == 504
+
+
+async def test_the_time_limit_counts_while_it_opens() -> None:
+    """The first call waited two seconds for discovery, whatever it had been given."""
+    client = ServiceClient(SilentProvider(), "users")
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(ServiceTimeout) as caught:
+        await client.get("/", timeout=0.1)
+    assert caught.value.cause is Cause.TOTAL_TIMEOUT
+    assert asyncio.get_running_loop().time() - started < 1.0
+    await client.aclose()
+
+
+async def test_an_application_that_cannot_be_had_is_said_and_leaves_none_running() -> None:
+    for url in ("asgi:nexgate.nothing:app", "asgi:nexgate.demo.services:nothing"):
+        client = ServiceClient(["asgi:nexgate.demo.services:products", url], "users")
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="cannot be imported"):
+                await client.get("/")
+        await client.aclose()
+
+
+class Lifespan:
+    """An application that counts how often it runs."""
+
+    def __init__(self, *, starts: bool) -> None:
+        self.starts = starts
+        self.running = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "lifespan"
+        await receive()
+        if not self.starts:
+            await send({"type": "lifespan.startup.failed", "message": "no"})
+            return
+        self.running += 1
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.running -= 1
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+good = Lifespan(starts=True)
+bad = Lifespan(starts=False)
+
+
+async def test_when_one_application_cannot_start_the_others_are_shut_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "two_applications", sys.modules[__name__])
+    urls = ["asgi:two_applications:good", "asgi:two_applications:bad"]
+    client = ServiceClient(urls, "users")
+    for _ in range(2):
+        with pytest.raises(AsgiStartupError):
+            await client.get("/")
+        assert good.running == 0
+    await client.aclose()
