@@ -4,6 +4,7 @@ that the caller is told the truth about it. Real sockets; the service's own reco
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,10 +18,13 @@ from nexgate.client import (
 )
 from nexgate.errors import Cause
 from nexgate.testing import (
+    Close,
+    ExpectHead,
     RecordedRequest,
     RecordingUpstream,
     ScriptedConnection,
     ScriptedUpstream,
+    Send,
     canned,
     wait_until,
 )
@@ -28,6 +32,7 @@ from nexgate.testing._messages import read_request
 
 OK = canned(body=b"ok")
 BUSY = canned(503, b"busy")
+LEAVING = canned(503, b"busy", [("Connection", "close")])
 SOON = {"backoff_base": "1ms", "backoff_cap": "1ms"}
 CHARGES = {"attempts": 3, "methods": ["POST"], "max_replay_bytes": "1KiB", **SOON}
 """Retries of what may do harm twice: the operator says that it does not."""
@@ -119,3 +124,64 @@ async def test_a_refused_connection_is_safe_to_repeat() -> None:
             await client.post("/charge", json=1)
         assert caught.value.cause is Cause.UPSTREAM_UNREACHABLE
         assert (caught.value.attempts, caught.value.retry_safe) == (0, True)
+
+
+# -------------------------------------------------------------------- streamed content
+
+
+@pytest.mark.parametrize(
+    "script", [resets, [ExpectHead(), Send(LEAVING), Close()]], ids=["dies", "refuses"]
+)
+async def test_streamed_content_is_never_sent_twice_whatever_may_be_repeated(script: Any) -> None:
+    asked = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal asked
+        asked += 1
+        yield b"a"
+        yield b"b"
+
+    async with ScriptedUpstream(script) as upstream, client_of(upstream.url, retry=CHARGES) as c:
+        with contextlib.suppress(ServiceConnectionError):
+            assert (await c.post("/charge", content=pieces())).status == 503
+        assert len(upstream.connections) == asked == 1
+        with contextlib.suppress(ServiceConnectionError):
+            assert (await c.post("/charge", content=b"ab")).status == 503
+        assert len(upstream.connections) == 4, "content that is there as a whole may be"
+
+
+async def test_streamed_content_goes_elsewhere_while_nothing_of_it_has_left() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b"x" * 10_000
+
+    async with RecordingUpstream(OK) as upstream:
+        urls = ("http://127.0.0.1:1", upstream.url)
+        async with client_of(*urls, balancer="round-robin") as client:
+            for _ in range(4):
+                answer = await client.post("/", content=pieces())
+                assert answer.status == 200
+                assert len(upstream.last.body) == 1_000_000
+
+
+async def test_whoever_makes_the_content_cleans_up_before_the_call_is_over() -> None:
+    closed = asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 65536
+        finally:
+            closed.set()
+
+    async def reads_nothing(connection: ScriptedConnection) -> None:
+        await asyncio.sleep(60)
+
+    async with ScriptedUpstream(reads_nothing) as upstream, client_of(upstream.url) as client:
+        call = asyncio.create_task(client.post("/", content=pieces()))
+        await wait_until(lambda: upstream.connections)
+        await asyncio.sleep(0.1)  # until nothing more fits on the way
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert closed.is_set()

@@ -8,7 +8,7 @@ import itertools
 import json as jsonlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, get_args
 from urllib.parse import quote, urlencode
@@ -343,7 +343,10 @@ class ServiceClient:
             waiting.wheel.set(exchange, until)
         exchange.plan = plan = self._normal if importance == "normal" else self._plans[importance]
         plan.handler.start(exchange)
-        return None if pieces is None else loop.create_task(self._feed(waiting, pieces))
+        if pieces is None:
+            return None
+        exchange.keep_nothing()  # its pieces come one by one, and the first has not come yet
+        return loop.create_task(self._feed(waiting, pieces))
 
     def _until(self, now: float, timeout: float | str | None) -> float | None:
         """When it must be over, on the loop's clock."""
@@ -360,12 +363,13 @@ class ServiceClient:
         """Send a streamed body at the pace of whoever is slower."""
         exchange = waiting.exchange
         try:
-            async for piece in pieces:
-                if exchange.ended:
-                    return
-                if piece:
-                    exchange.on_request_data(bytes(piece))
-                await waiting.wait_room()
+            async with _closing(pieces):
+                async for piece in pieces:
+                    if exchange.ended:
+                        return
+                    if piece:
+                        exchange.on_request_data(bytes(piece))
+                    await waiting.wait_room()
         except BaseException:
             waiting.give_up()  # half a request is none
             raise
@@ -533,6 +537,16 @@ def _body(
     if isinstance(content, (bytes, bytearray, memoryview)):
         return bytes(content), None, b"application/octet-stream"
     return None, content, b"application/octet-stream"
+
+
+@contextlib.asynccontextmanager
+async def _closing(pieces: AsyncIterator[bytes]) -> AsyncIterator[None]:
+    """A generator that is left in the middle cleans up now, not when the collector finds it."""
+    try:
+        yield
+    finally:
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()
 
 
 def _fields(headers: Mapping[str, str] | None, kind: bytes | None) -> list[Field]:
