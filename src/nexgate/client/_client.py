@@ -42,21 +42,24 @@ from nexgate.http import (
 from nexgate.resilience import current_deadline, format_timeout_header
 from nexgate.upstream import (
     GUARDED,
+    AsgiInstance,
     Forward,
+    InstanceState,
     Membership,
     ServiceState,
     client_context,
 )
-from nexgate.upstream._encode import DROP_ALWAYS
 from nexgate.upstream.balancer import LeastRequests
 from nexgate.upstream.config import ServiceConfig
 
-__all__ = ["ClientStatistics", "ServiceClient"]
+__all__ = ["ClientStatistics", "InstanceStatistics", "ServiceClient"]
 
 _BARE: Final = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
 """Methods of which nobody expects content."""
 _AGENT: Final = make_field(b"User-Agent", b"nexgate")
 _ID_NAME: Final = b"X-Request-Id"
+_DROP: Final = Kind.HOP | Kind.REQUEST_ID
+"""Fields that are written for each request. Not Forwarded and Via: those are the caller's own."""
 _FIRST_ANSWER: Final = 2.0
 _TICK: Final = 1.0
 _TARGET: Final = re.compile(r"/[\x21\x22\x24-\x7e]*")
@@ -64,6 +67,25 @@ _METHOD: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 Importance = Literal["low", "normal", "high"]
 Content = bytes | str | AsyncIterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceStatistics:
+    """How one instance is, as this client sees it."""
+
+    url: str
+    active: int
+    """Requests under way there."""
+    idle: int
+    """Connections that are kept and have nothing to do."""
+    requests: int
+    failures: int
+    is_healthy: bool
+    """What probes or the registry say; ``True`` when nobody asks."""
+    is_ejected: bool
+    """Left alone for a while, because it failed too often."""
+    is_available: bool
+    """Healthy, not ejected, and reachable lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +105,7 @@ class ClientStatistics:
     active: int
     """Requests under way."""
     discovery: FollowStatus | None
+    by_instance: tuple[InstanceStatistics, ...] = ()
 
 
 class ServiceClient:
@@ -163,6 +186,7 @@ class ServiceClient:
         self._is_open = False
         self._is_closed = False
         self._under_way: set[Waiting] = set()
+        self._requests_gone = self._failures_gone = 0  # of instances that have left
 
     # ---------------------------------------------------------------- asking
 
@@ -286,6 +310,9 @@ class ServiceClient:
         """Send what is known of the request; returns who sends a streamed body, if there is one."""
         loop = waiting.loop
         now = loop.time()
+        plan = self._plans.get(importance)
+        if plan is None:
+            raise ValueError(f"importance is one of {', '.join(self._plans)}, not {importance!r}")
         target, query = _target(path, params)
         if not _METHOD.fullmatch(method):
             raise ValueError(f"{method!r} is not a method")
@@ -341,7 +368,7 @@ class ServiceClient:
             if until <= now:
                 raise ServiceTimeout(self.service, Cause.TOTAL_TIMEOUT, "there was no time left")
             waiting.wheel.set(exchange, until)
-        exchange.plan = plan = self._normal if importance == "normal" else self._plans[importance]
+        exchange.plan = plan
         plan.handler.start(exchange)
         if pieces is None:
             return None
@@ -436,7 +463,7 @@ class ServiceClient:
         has_tls = any(each.scheme == "https" for each in config.instances)
         needs_tls = has_tls or config.tls is not None or self._provider is not None
         context = client_context(config) if needs_tls else None
-        members.configure(config, listed, drop=DROP_ALWAYS, context=context, state=None)
+        members.configure(config, listed, drop=_DROP, context=context, state=None)
         self._ticker = loop.call_later(_TICK, self._tick)
         if self._provider is not None:
             self._followed = follow(self._provider, members.found)
@@ -450,6 +477,8 @@ class ServiceClient:
         self._state.tick(loop.time())
 
     def _retire(self, instance: Any) -> None:
+        self._requests_gone += instance.total_requests
+        self._failures_gone += instance.total_failures
         instance.remove()
 
     async def aclose(self) -> None:
@@ -464,7 +493,7 @@ class ServiceClient:
         if self._ticker is not None:
             self._ticker.cancel()
         for waiting in list(self._under_way):
-            waiting.give_up()
+            waiting.client_closed()
         if self._followed is not None:
             await self._followed.aclose()
         await self._state.aclose()
@@ -485,8 +514,8 @@ class ServiceClient:
         instances = state.instances.values()
         breaker = state.guard.breaker
         return ClientStatistics(
-            requests=sum(i.total_requests for i in instances),
-            failures=sum(i.total_failures for i in instances),
+            requests=self._requests_gone + sum(i.total_requests for i in instances),
+            failures=self._failures_gone + sum(i.total_failures for i in instances),
             retries=state.retries,
             hedges=state.hedges,
             circuit=breaker.state.value if breaker is not None else None,
@@ -494,11 +523,27 @@ class ServiceClient:
             available=sum(i.is_available for i in instances),
             active=sum(i.active for i in instances),
             discovery=self._followed.status if self._followed is not None else None,
+            by_instance=tuple(map(_statistics_of, instances)),
         )
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open" if self._is_open else "not open yet"
         return f"<ServiceClient {self.service} {state}>"
+
+
+def _statistics_of(instance: InstanceState | AsgiInstance) -> InstanceStatistics:
+    # An application in this process has no connections, and is not ejected.
+    remote = instance if isinstance(instance, InstanceState) else None
+    return InstanceStatistics(
+        url=instance.url,
+        active=instance.active,
+        idle=remote.idle_connections if remote is not None else 0,
+        requests=instance.total_requests,
+        failures=instance.total_failures,
+        is_healthy=instance.is_healthy,
+        is_ejected=remote is not None and remote.ejected_until > 0.0,
+        is_available=instance.is_available,
+    )
 
 
 # -------------------------------------------------------------------- what is sent
@@ -536,6 +581,9 @@ def _body(
         return content.encode(), None, b"text/plain; charset=utf-8"
     if isinstance(content, (bytes, bytearray, memoryview)):
         return bytes(content), None, b"application/octet-stream"
+    if not hasattr(content, "__aiter__"):
+        kind = type(content).__name__
+        raise TypeError(f"content is bytes, text or an async iterator of bytes, not {kind}")
     return None, content, b"application/octet-stream"
 
 

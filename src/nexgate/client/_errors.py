@@ -61,7 +61,7 @@ class ServiceError(NexgateError):
 
     def __str__(self) -> str:
         where = f" ({self.instance})" if self.instance else ""
-        what = self.cause.title[0].lower() + self.cause.title[1:]
+        what = _WORDS.get(self.cause) or self.cause.title[0].lower() + self.cause.title[1:]
         detail = f": {self.detail}" if self.detail else ""
         after = f"; try again in {self.retry_after:.1f}s" if self.retry_after else ""
         return f"{self.service}{where}: {what}{detail}{after}"
@@ -101,6 +101,8 @@ class ServiceStatusError(NexgateError):
         return f"{self.service} ({self.response.instance}) answered {self.status}: {start}"
 
 
+_WORDS: Final = {Cause.DRAINING: "the client was closed before the answer was complete"}
+"""Where the gateway's title would be wrong here."""
 _NOTHING_SENT: Final = frozenset(
     (
         Cause.NO_INSTANCE,

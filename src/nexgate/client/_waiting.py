@@ -118,6 +118,9 @@ class Waiting:
             await self._room.wait()
 
     async def _wait(self) -> None:
+        if self._future is not None:
+            # It would take the other's turn, and the other would wait for ever.
+            raise RuntimeError("the answer is being read elsewhere: one reader at a time")
         self._future = future = self.loop.create_future()
         try:
             await future
@@ -134,6 +137,13 @@ class Waiting:
         exchange = self.exchange
         if exchange is not None and not exchange.ended:
             exchange.on_client_gone()
+
+    def client_closed(self) -> None:
+        """The same, and whoever waits learns that it was not the service."""
+        if not self.exchange.ended:
+            instance = self.exchange.served_by[1]
+            self.error = error_for(self.service, Cause.DRAINING, "", instance, None, self.attempts)
+            self.give_up()
 
     def let_go(self) -> None:
         """All has been taken. Nothing may keep the exchange alive from inside: that would be work
