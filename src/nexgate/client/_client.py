@@ -257,8 +257,7 @@ class ServiceClient:
         """``request("DELETE", …)``."""
         return await self.request("DELETE", path, **options)
 
-    @contextlib.asynccontextmanager
-    async def stream(
+    def stream(
         self,
         method: str,
         path: str,
@@ -269,17 +268,24 @@ class ServiceClient:
         headers: Mapping[str, str] | None = None,
         timeout: float | str | None = None,
         importance: Importance = "normal",
-    ) -> AsyncIterator[StreamedResponse]:
+    ) -> contextlib.AbstractAsyncContextManager[StreamedResponse]:
         """Ask, and read the answer as it comes. Leaving the block gives up the rest.
 
         A body that is an async iterator is sent while the answer is read.
         """
-        waiting = Waiting(*self._loop_of_ours(), self.service, self.max_body_bytes, keeps_all=False)
+        asked = method, path, json, content, params, headers, timeout, importance
+        return self.stream_by(self.waiting_for_pieces(), *asked)
+
+    def waiting_for_pieces(self) -> Waiting:
+        """For ``stream_by``."""
+        return Waiting(*self._loop_of_ours(), self.service, self.max_body_bytes, keeps_all=False)
+
+    @contextlib.asynccontextmanager
+    async def stream_by(self, waiting: Waiting, *asked: Any) -> AsyncIterator[StreamedResponse]:
+        """``stream``, for whoever has more to say about how it is waited for."""
         sending: asyncio.Task[None] | None = None
         try:
-            sending = await self._begin(
-                waiting, method, path, json, content, params, headers, timeout, importance
-            )
+            sending = await self._begin(waiting, *asked)
             await waiting.answered()
             yield StreamedResponse(self.service, waiting)
         finally:
@@ -343,7 +349,7 @@ class ServiceClient:
             if until is not None and self._deadline_name is not None:
                 left = format_timeout_header(max(0.001, until - now))
                 fields.append(make_field(self._deadline_name, left))
-            head = _head(fields, body, is_streamed=pieces is not None)
+            head = _head(fields, body, is_streamed=pieces is not None, length=waiting.length)
         request_id = next((f.value for f in fields if f.kind & Kind.REQUEST_ID), b"")
         if not request_id:
             request_id = b"%b%x" % (self._prefix, next(self._counter))
@@ -367,7 +373,10 @@ class ServiceClient:
         if until is not None:
             if until <= now:
                 raise ServiceTimeout(self.service, Cause.TOTAL_TIMEOUT, "there was no time left")
+            waiting.until = until
             waiting.wheel.set(exchange, until)
+        if waiting.head_timeout is not None:
+            waiting.go_on_waiting()
         exchange.plan = plan
         plan.handler.start(exchange)
         if pieces is None:
@@ -610,7 +619,14 @@ def _fields(headers: Mapping[str, str] | None, kind: bytes | None) -> list[Field
     return fields
 
 
-def _head(fields: Sequence[Field], body: bytes | None, *, is_streamed: bool = False) -> RequestHead:
+def _head(
+    fields: Sequence[Field],
+    body: bytes | None,
+    *,
+    is_streamed: bool = False,
+    length: int | None = None,
+) -> RequestHead:
+    """``length``: of a body that is streamed, where it is known before."""
     fields = list(fields)
     if not any(f.name == b"user-agent" for f in fields):
         fields.append(_AGENT)
@@ -618,7 +634,9 @@ def _head(fields: Sequence[Field], body: bytes | None, *, is_streamed: bool = Fa
     for field in fields:
         head.flags |= field.kind
     if is_streamed:
-        head.chunked = head.has_body = True
+        head.has_body = True
+        head.content_length = length
+        head.chunked = length is None
     elif body is not None:
         head.content_length = len(body)
         head.has_body = bool(body)

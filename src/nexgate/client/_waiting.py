@@ -7,7 +7,7 @@ from collections import deque
 from typing import Final
 
 from nexgate.client._errors import ServiceError, error_for
-from nexgate.clock import Wheel
+from nexgate.clock import NEVER, Wheel
 from nexgate.errors import Cause
 from nexgate.exchange import Exchange, Response, TunnelEnd
 from nexgate.http import Field, ResponseHead
@@ -34,13 +34,16 @@ class Waiting:
         "attempts",
         "error",
         "exchange",
+        "head_timeout",
         "is_writable",
         "keeps_all",
+        "length",
         "loop",
         "max_body_bytes",
         "response",
         "retry_after",
         "service",
+        "until",
         "wheel",
         "whole_body",
     )
@@ -69,6 +72,14 @@ class Waiting:
         self.retry_after: float | None = None
         self.attempts = 1
         """How often the service was asked. Known with the head: later the exchange forgets it."""
+        self.until = NEVER
+        """When all must be over, on the loop's clock."""
+        self.head_timeout: float | None = None
+        """Seconds in which the head must come, counted from the last progress of the request; the
+        content may take longer.
+        """
+        self.length: int | None = None
+        """Of a streamed request, when it is known and its pieces are certain to keep to it."""
         self._pieces: deque[bytes] = deque()
         self._size = 0
         self._is_over = False
@@ -132,6 +143,11 @@ class Waiting:
         if future is not None and not future.done():
             future.set_result(None)
 
+    def go_on_waiting(self) -> None:
+        """The request made progress: ``head_timeout`` begins anew."""
+        if self.head_timeout is not None and self.response is None and not self.exchange.ended:
+            self.wheel.set(self.exchange, min(self.until, self.loop.time() + self.head_timeout))
+
     def give_up(self) -> None:
         """Nobody waits any more: what is under way is cancelled."""
         exchange = self.exchange
@@ -182,6 +198,8 @@ class Waiting:
             after = response.headers.get("retry-after")
             self.retry_after = float(after) if after is not None else None
             self._fail(exchange)
+        elif self.head_timeout is not None:
+            self.wheel.set(exchange, self.until)
         if not self.keeps_all:
             self._wake()
 
