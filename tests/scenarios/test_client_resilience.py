@@ -14,12 +14,14 @@ import pytest
 from nexgate.client import (
     ServiceClient,
     ServiceConnectionError,
+    ServiceError,
     ServiceUnavailable,
 )
 from nexgate.errors import Cause
 from nexgate.testing import (
     Close,
     ExpectHead,
+    Hang,
     RecordedRequest,
     RecordingUpstream,
     ScriptedConnection,
@@ -185,3 +187,136 @@ async def test_whoever_makes_the_content_cleans_up_before_the_call_is_over() -> 
         with pytest.raises(asyncio.CancelledError):
             await call
         assert closed.is_set()
+
+
+# -------------------------------------------------------------------- limits
+
+
+async def test_a_circuit_opens_asks_nobody_and_closes_when_the_service_is_well() -> None:
+    breaker = {"failures": 2, "open_for": "100ms", "half_open_calls": 1}
+    async with RecordingUpstream(BUSY) as upstream, client_of(upstream.url, breaker=breaker) as c:
+        for _ in range(2):
+            assert (await c.get("/")).status == 503
+        for _ in range(5):
+            with pytest.raises(ServiceUnavailable) as caught:
+                await c.get("/")
+            assert caught.value.retry_safe
+        assert len(upstream.requests) == 2
+        upstream.answer = OK
+
+        async def is_answered() -> bool:
+            try:
+                return (await c.get("/")).status == 200
+            except ServiceUnavailable:
+                return False
+
+        await wait_until(is_answered)
+        await c.get("/")
+        assert c.statistics().circuit == "closed"
+
+
+async def test_retries_stay_within_their_budget_when_everything_fails() -> None:
+    retry = {"attempts": 3, "budget": 0.1, "min_per_second": 0.0, **SOON}
+    async with RecordingUpstream(BUSY) as upstream, client_of(upstream.url, retry=retry) as client:
+        for _ in range(3):
+            await asyncio.gather(*(client.get("/") for _ in range(100)))
+            client._state.tick(asyncio.get_running_loop().time())
+        statistics = client.statistics()
+        assert 0 < statistics.retries <= 30
+        assert len(upstream.requests) == 300 + statistics.retries == statistics.requests
+
+
+async def test_a_second_attempt_joins_a_slow_one_and_is_counted() -> None:
+    async with (
+        ScriptedUpstream([ExpectHead(), Hang()]) as slow,
+        RecordingUpstream(OK) as quick,
+        client_of(slow.url, quick.url, balancer="round-robin", hedge="50ms") as client,
+    ):
+        for _ in range(4):
+            answer = await client.get("/", timeout=5.0)
+            assert (answer.status, answer.instance) == (200, quick.url)
+        assert client.statistics().hedges >= 1
+        await wait_until(lambda: slow.open_connections == 0)
+
+
+async def test_more_important_calls_get_the_place_first() -> None:
+    order: list[str] = []
+    bulkhead = {"limit": 1, "queue": 10, "wait": "5s"}
+    async with RecordingUpstream(OK) as upstream, client_of(upstream.url, bulkhead=bulkhead) as c:
+
+        async def ask(name: Any) -> None:
+            await c.get("/", importance=name)
+            order.append(name)
+
+        await c.get("/")
+        await asyncio.gather(ask("normal"), ask("low"), ask("normal"), ask("high"))
+        assert order == ["normal", "high", "normal", "low"]
+
+
+# -------------------------------------------------------------------- cancelling
+
+
+@pytest.mark.parametrize("limit", ["pool", "bulkhead"])
+async def test_two_who_wait_are_cancelled_at_once_and_the_third_gets_the_place(limit: str) -> None:
+    go = asyncio.Event()
+
+    async def waits(connection: ScriptedConnection) -> None:
+        while True:
+            await read_request(connection)
+            await go.wait()
+            await connection.send(OK)
+
+    options: dict[str, Any] = {"bulkhead": {"limit": 1, "queue": 9, "wait": "9s"}}
+    if limit == "pool":
+        options = {"pool": {"max_connections": 1, "wait": "9s"}}
+    breaker = {"failures": 1}
+    async with (
+        ScriptedUpstream(waits) as upstream,
+        client_of(upstream.url, breaker=breaker, **options) as client,
+    ):
+        calls = [asyncio.create_task(client.get(f"/{n}")) for n in range(4)]
+        await wait_until(lambda: upstream.connections)
+        calls[1].cancel()
+        calls[2].cancel()
+        go.set()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [getattr(o, "status", type(o)) for o in outcomes] == [
+            200,
+            asyncio.CancelledError,
+            asyncio.CancelledError,
+            200,
+        ]
+        assert client.statistics().circuit == "closed"
+
+
+async def test_a_cancelled_trial_gives_its_permit_back() -> None:
+    """Half-open lets one call through. If its place were lost, the circuit would stay shut."""
+
+    async def hangs(connection: ScriptedConnection) -> None:
+        await read_request(connection)
+        if is_well:
+            await connection.send(OK)
+        await asyncio.sleep(60)
+
+    is_well = False
+    breaker = {"failures": 1, "open_for": "50ms", "half_open_calls": 1}
+    limits: dict[str, Any] = {"breaker": breaker, "timeout": {"first_byte": "100ms"}}
+    async with ScriptedUpstream(hangs) as upstream, client_of(upstream.url, **limits) as client:
+        with pytest.raises(ServiceError):
+            await client.get("/")
+        assert client.statistics().circuit == "open"
+        seen = len(upstream.connections)
+        while len(upstream.connections) == seen:  # until one call is let through
+            trial = asyncio.create_task(client.get("/"))
+            await asyncio.wait([trial], timeout=0.03)
+            trial.cancel()
+            await asyncio.gather(trial, return_exceptions=True)
+        is_well = True
+        assert client.statistics().active == 0
+
+        async def is_answered() -> bool:
+            with contextlib.suppress(ServiceUnavailable):
+                return (await client.get("/")).status == 200
+            return False
+
+        await wait_until(is_answered)
