@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nexgate.client._client import ClientStatistics, ServiceClient
+from nexgate.client._client import ClientStatistics, InstanceStatistics, ServiceClient
 from nexgate.client._errors import (
     ServiceBodyTooLarge,
     ServiceConnectionError,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClientStatistics",
+    "InstanceStatistics",
     "Propagation",
     "ServiceBodyTooLarge",
     "ServiceClient",

@@ -8,7 +8,7 @@ import itertools
 import json as jsonlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, get_args
 from urllib.parse import quote, urlencode
@@ -29,7 +29,7 @@ from nexgate.discovery import (
     ServiceRegistry,
     follow,
 )
-from nexgate.errors import Cause, NexgateError
+from nexgate.errors import Cause, ConfigError, NexgateError
 from nexgate.exchange import Exchange, Plan
 from nexgate.http import (
     Field,
@@ -42,21 +42,24 @@ from nexgate.http import (
 from nexgate.resilience import current_deadline, format_timeout_header
 from nexgate.upstream import (
     GUARDED,
+    AsgiInstance,
     Forward,
+    InstanceState,
     Membership,
     ServiceState,
     client_context,
 )
-from nexgate.upstream._encode import DROP_ALWAYS
 from nexgate.upstream.balancer import LeastRequests
 from nexgate.upstream.config import ServiceConfig
 
-__all__ = ["ClientStatistics", "ServiceClient"]
+__all__ = ["ClientStatistics", "InstanceStatistics", "ServiceClient"]
 
 _BARE: Final = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
 """Methods of which nobody expects content."""
 _AGENT: Final = make_field(b"User-Agent", b"nexgate")
 _ID_NAME: Final = b"X-Request-Id"
+_DROP: Final = Kind.HOP | Kind.REQUEST_ID
+"""Fields that are written for each request. Not Forwarded and Via: those are the caller's own."""
 _FIRST_ANSWER: Final = 2.0
 _TICK: Final = 1.0
 _TARGET: Final = re.compile(r"/[\x21\x22\x24-\x7e]*")
@@ -64,6 +67,25 @@ _METHOD: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 Importance = Literal["low", "normal", "high"]
 Content = bytes | str | AsyncIterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceStatistics:
+    """How one instance is, as this client sees it."""
+
+    url: str
+    active: int
+    """Requests under way there."""
+    idle: int
+    """Connections that are kept and have nothing to do."""
+    requests: int
+    failures: int
+    is_healthy: bool
+    """What probes or the registry say; ``True`` when nobody asks."""
+    is_ejected: bool
+    """Left alone for a while, because it failed too often."""
+    is_available: bool
+    """Healthy, not ejected, and reachable lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +105,7 @@ class ClientStatistics:
     active: int
     """Requests under way."""
     discovery: FollowStatus | None
+    by_instance: tuple[InstanceStatistics, ...] = ()
 
 
 class ServiceClient:
@@ -163,6 +186,7 @@ class ServiceClient:
         self._is_open = False
         self._is_closed = False
         self._under_way: set[Waiting] = set()
+        self._requests_gone = self._failures_gone = 0  # of instances that have left
 
     # ---------------------------------------------------------------- asking
 
@@ -204,7 +228,10 @@ class ServiceClient:
         waiting.let_go()
         # A copy: the head may be remembered, and be the next answer's as well.
         fields = Headers(list(response.fields))
-        return ServiceResponse(self.service, response.status, fields, body, exchange.served_by[1])
+        served_by = exchange.served_by[1]
+        return ServiceResponse(
+            self.service, response.status, fields, body, served_by, waiting.attempts
+        )
 
     async def get(self, path: str, **options: Any) -> ServiceResponse:
         """``request("GET", …)``."""
@@ -230,8 +257,7 @@ class ServiceClient:
         """``request("DELETE", …)``."""
         return await self.request("DELETE", path, **options)
 
-    @contextlib.asynccontextmanager
-    async def stream(
+    def stream(
         self,
         method: str,
         path: str,
@@ -242,17 +268,24 @@ class ServiceClient:
         headers: Mapping[str, str] | None = None,
         timeout: float | str | None = None,
         importance: Importance = "normal",
-    ) -> AsyncIterator[StreamedResponse]:
+    ) -> contextlib.AbstractAsyncContextManager[StreamedResponse]:
         """Ask, and read the answer as it comes. Leaving the block gives up the rest.
 
         A body that is an async iterator is sent while the answer is read.
         """
-        waiting = Waiting(*self._loop_of_ours(), self.service, self.max_body_bytes, keeps_all=False)
+        asked = method, path, json, content, params, headers, timeout, importance
+        return self.stream_by(self.waiting_for_pieces(), *asked)
+
+    def waiting_for_pieces(self) -> Waiting:
+        """For ``stream_by``."""
+        return Waiting(*self._loop_of_ours(), self.service, self.max_body_bytes, keeps_all=False)
+
+    @contextlib.asynccontextmanager
+    async def stream_by(self, waiting: Waiting, *asked: Any) -> AsyncIterator[StreamedResponse]:
+        """``stream``, for whoever has more to say about how it is waited for."""
         sending: asyncio.Task[None] | None = None
         try:
-            sending = await self._begin(
-                waiting, method, path, json, content, params, headers, timeout, importance
-            )
+            sending = await self._begin(waiting, *asked)
             await waiting.answered()
             yield StreamedResponse(self.service, waiting)
         finally:
@@ -281,14 +314,18 @@ class ServiceClient:
         importance: Importance,
     ) -> asyncio.Task[None] | None:
         """Send what is known of the request; returns who sends a streamed body, if there is one."""
-        if not self._is_open:
-            await self._open()
         loop = waiting.loop
         now = loop.time()
+        plan = self._plans.get(importance)
+        if plan is None:
+            raise ValueError(f"importance is one of {', '.join(self._plans)}, not {importance!r}")
         target, query = _target(path, params)
         if not _METHOD.fullmatch(method):
             raise ValueError(f"{method!r} is not a method")
         until = self._until(now, timeout)
+        if not self._is_open:
+            await self._open_until(until)
+            now = loop.time()
         extra = carried()
         pieces: AsyncIterator[bytes] | None = None
         body: bytes | None = None
@@ -312,7 +349,7 @@ class ServiceClient:
             if until is not None and self._deadline_name is not None:
                 left = format_timeout_header(max(0.001, until - now))
                 fields.append(make_field(self._deadline_name, left))
-            head = _head(fields, body, is_streamed=pieces is not None)
+            head = _head(fields, body, is_streamed=pieces is not None, length=waiting.length)
         request_id = next((f.value for f in fields if f.kind & Kind.REQUEST_ID), b"")
         if not request_id:
             request_id = b"%b%x" % (self._prefix, next(self._counter))
@@ -336,10 +373,16 @@ class ServiceClient:
         if until is not None:
             if until <= now:
                 raise ServiceTimeout(self.service, Cause.TOTAL_TIMEOUT, "there was no time left")
+            waiting.until = until
             waiting.wheel.set(exchange, until)
-        exchange.plan = plan = self._normal if importance == "normal" else self._plans[importance]
+        if waiting.head_timeout is not None:
+            waiting.go_on_waiting()
+        exchange.plan = plan
         plan.handler.start(exchange)
-        return None if pieces is None else loop.create_task(self._feed(waiting, pieces))
+        if pieces is None:
+            return None
+        exchange.keep_nothing()  # its pieces come one by one, and the first has not come yet
+        return loop.create_task(self._feed(waiting, pieces))
 
     def _until(self, now: float, timeout: float | str | None) -> float | None:
         """When it must be over, on the loop's clock."""
@@ -356,12 +399,13 @@ class ServiceClient:
         """Send a streamed body at the pace of whoever is slower."""
         exchange = waiting.exchange
         try:
-            async for piece in pieces:
-                if exchange.ended:
-                    return
-                if piece:
-                    exchange.on_request_data(bytes(piece))
-                await waiting.wait_room()
+            async with _closing(pieces):
+                async for piece in pieces:
+                    if exchange.ended:
+                        return
+                    if piece:
+                        exchange.on_request_data(bytes(piece))
+                    await waiting.wait_room()
         except BaseException:
             waiting.give_up()  # half a request is none
             raise
@@ -399,18 +443,36 @@ class ServiceClient:
                 raise NexgateError(f"the client of {self.service} is closed") from error
             raise
 
+    async def _open_until(self, until: float | None) -> None:
+        """Opening is part of the first call: its limit counts."""
+        limit = asyncio.timeout_at(until)
+        try:
+            async with limit:
+                await self._open()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            detail = "nothing is known of its instances yet"
+            raise ServiceTimeout(self.service, Cause.TOTAL_TIMEOUT, detail) from error
+        if self._is_closed:  # in the moment between
+            raise NexgateError(f"the client of {self.service} is closed")
+
     async def _open_once(self) -> None:
         loop, config = self._loop, self._config
         assert loop is not None
         self._members = members = Membership(self._state, loop, self._retire)
         listed, apps = members.instances_for(config, _import)
-        for app in apps:
-            await app.startup()
+        try:
+            for app in apps:
+                await app.startup()
+        except BaseException:
+            await asyncio.gather(*(app.aclose() for app in apps))  # no second try finds them
+            raise
         self._state.guard.configure(**{name: getattr(config, name) for name in GUARDED})
         has_tls = any(each.scheme == "https" for each in config.instances)
         needs_tls = has_tls or config.tls is not None or self._provider is not None
         context = client_context(config) if needs_tls else None
-        members.configure(config, listed, drop=DROP_ALWAYS, context=context, state=None)
+        members.configure(config, listed, drop=_DROP, context=context, state=None)
         self._ticker = loop.call_later(_TICK, self._tick)
         if self._provider is not None:
             self._followed = follow(self._provider, members.found)
@@ -424,6 +486,8 @@ class ServiceClient:
         self._state.tick(loop.time())
 
     def _retire(self, instance: Any) -> None:
+        self._requests_gone += instance.total_requests
+        self._failures_gone += instance.total_failures
         instance.remove()
 
     async def aclose(self) -> None:
@@ -438,7 +502,7 @@ class ServiceClient:
         if self._ticker is not None:
             self._ticker.cancel()
         for waiting in list(self._under_way):
-            waiting.give_up()
+            waiting.client_closed()
         if self._followed is not None:
             await self._followed.aclose()
         await self._state.aclose()
@@ -459,8 +523,8 @@ class ServiceClient:
         instances = state.instances.values()
         breaker = state.guard.breaker
         return ClientStatistics(
-            requests=sum(i.total_requests for i in instances),
-            failures=sum(i.total_failures for i in instances),
+            requests=self._requests_gone + sum(i.total_requests for i in instances),
+            failures=self._failures_gone + sum(i.total_failures for i in instances),
             retries=state.retries,
             hedges=state.hedges,
             circuit=breaker.state.value if breaker is not None else None,
@@ -468,11 +532,27 @@ class ServiceClient:
             available=sum(i.is_available for i in instances),
             active=sum(i.active for i in instances),
             discovery=self._followed.status if self._followed is not None else None,
+            by_instance=tuple(map(_statistics_of, instances)),
         )
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open" if self._is_open else "not open yet"
         return f"<ServiceClient {self.service} {state}>"
+
+
+def _statistics_of(instance: InstanceState | AsgiInstance) -> InstanceStatistics:
+    # An application in this process has no connections, and is not ejected.
+    remote = instance if isinstance(instance, InstanceState) else None
+    return InstanceStatistics(
+        url=instance.url,
+        active=instance.active,
+        idle=remote.idle_connections if remote is not None else 0,
+        requests=instance.total_requests,
+        failures=instance.total_failures,
+        is_healthy=instance.is_healthy,
+        is_ejected=remote is not None and remote.ejected_until > 0.0,
+        is_available=instance.is_available,
+    )
 
 
 # -------------------------------------------------------------------- what is sent
@@ -510,7 +590,20 @@ def _body(
         return content.encode(), None, b"text/plain; charset=utf-8"
     if isinstance(content, (bytes, bytearray, memoryview)):
         return bytes(content), None, b"application/octet-stream"
+    if not hasattr(content, "__aiter__"):
+        kind = type(content).__name__
+        raise TypeError(f"content is bytes, text or an async iterator of bytes, not {kind}")
     return None, content, b"application/octet-stream"
+
+
+@contextlib.asynccontextmanager
+async def _closing(pieces: AsyncIterator[bytes]) -> AsyncIterator[None]:
+    """A generator that is left in the middle cleans up now, not when the collector finds it."""
+    try:
+        yield
+    finally:
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()
 
 
 def _fields(headers: Mapping[str, str] | None, kind: bytes | None) -> list[Field]:
@@ -526,7 +619,14 @@ def _fields(headers: Mapping[str, str] | None, kind: bytes | None) -> list[Field
     return fields
 
 
-def _head(fields: Sequence[Field], body: bytes | None, *, is_streamed: bool = False) -> RequestHead:
+def _head(
+    fields: Sequence[Field],
+    body: bytes | None,
+    *,
+    is_streamed: bool = False,
+    length: int | None = None,
+) -> RequestHead:
+    """``length``: of a body that is streamed, where it is known before."""
     fields = list(fields)
     if not any(f.name == b"user-agent" for f in fields):
         fields.append(_AGENT)
@@ -534,7 +634,9 @@ def _head(fields: Sequence[Field], body: bytes | None, *, is_streamed: bool = Fa
     for field in fields:
         head.flags |= field.kind
     if is_streamed:
-        head.chunked = head.has_body = True
+        head.has_body = True
+        head.content_length = length
+        head.chunked = length is None
     elif body is not None:
         head.content_length = len(body)
         head.has_body = bool(body)
@@ -544,4 +646,7 @@ def _head(fields: Sequence[Field], body: bytes | None, *, is_streamed: bool = Fa
 def _import(url: str) -> Any:
     from pkgutil import resolve_name
 
-    return resolve_name(url.removeprefix("asgi:"))
+    try:
+        return resolve_name(url.removeprefix("asgi:"))
+    except Exception as error:  # whatever its module does when it is imported
+        raise ConfigError(f"{url} cannot be imported: {error}") from error

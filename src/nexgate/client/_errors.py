@@ -31,6 +31,7 @@ class ServiceError(NexgateError):
         *,
         instance: str = "",
         retry_after: float | None = None,
+        attempts: int = 0,
     ) -> None:
         super().__init__(service, cause, detail)
         self.service = service
@@ -41,6 +42,8 @@ class ServiceError(NexgateError):
         """URL of the instance that was asked last; empty when none was."""
         self.retry_after = retry_after
         """Seconds after which it may be worth another try; ``None`` where that is not known."""
+        self.attempts = attempts
+        """How often something may have reached an instance."""
 
     @property
     def site(self) -> Site:
@@ -49,12 +52,16 @@ class ServiceError(NexgateError):
 
     @property
     def retry_safe(self) -> bool:
-        """Whether certainly nothing reached the service, so that anything may be tried again."""
-        return self.cause in _NOTHING_SENT
+        """Whether certainly nothing reached the service, so that anything may be tried again.
+
+        The cause is that of the last attempt: an open circuit may have refused the retry of a
+        request that has been sent before.
+        """
+        return self.cause in _NOTHING_SENT and not self.attempts
 
     def __str__(self) -> str:
         where = f" ({self.instance})" if self.instance else ""
-        what = self.cause.title[0].lower() + self.cause.title[1:]
+        what = _WORDS.get(self.cause) or self.cause.title[0].lower() + self.cause.title[1:]
         detail = f": {self.detail}" if self.detail else ""
         after = f"; try again in {self.retry_after:.1f}s" if self.retry_after else ""
         return f"{self.service}{where}: {what}{detail}{after}"
@@ -94,6 +101,8 @@ class ServiceStatusError(NexgateError):
         return f"{self.service} ({self.response.instance}) answered {self.status}: {start}"
 
 
+_WORDS: Final = {Cause.DRAINING: "the client was closed before the answer was complete"}
+"""Where the gateway's title would be wrong here."""
 _NOTHING_SENT: Final = frozenset(
     (
         Cause.NO_INSTANCE,
@@ -117,8 +126,15 @@ _KINDS: Final[dict[Cause, type[ServiceError]]] = {
 
 
 def error_for(
-    service: str, cause: Cause, detail: str, instance: str, retry_after: float | None
+    service: str,
+    cause: Cause,
+    detail: str,
+    instance: str,
+    retry_after: float | None,
+    attempts: int,
 ) -> ServiceError:
     """The error of the class that says what kind of failure it was."""
     kind = _KINDS.get(cause, ServiceConnectionError)
-    return kind(service, cause, detail, instance=instance, retry_after=retry_after)
+    return kind(
+        service, cause, detail, instance=instance, retry_after=retry_after, attempts=attempts
+    )

@@ -18,10 +18,16 @@ __all__ = ["ServiceResponse", "StreamedResponse"]
 class ServiceResponse:
     """A whole answer, whatever its status."""
 
-    __slots__ = ("body", "headers", "instance", "service", "status")
+    __slots__ = ("attempts", "body", "headers", "instance", "service", "status")
 
     def __init__(
-        self, service: str, status: int, headers: Headers, body: bytes, instance: str
+        self,
+        service: str,
+        status: int,
+        headers: Headers,
+        body: bytes,
+        instance: str,
+        attempts: int = 1,
     ) -> None:
         self.service = service
         self.status = status
@@ -29,6 +35,8 @@ class ServiceResponse:
         self.body = body
         self.instance = instance
         """URL of the instance that answered."""
+        self.attempts = attempts
+        """How often the service was asked: more than once after retries. Hedges do not count."""
 
     @property
     def ok(self) -> bool:
@@ -66,6 +74,7 @@ class StreamedResponse:
         self.status: int = waiting.response.status
         self.headers = Headers(list(waiting.response.fields))
         self.instance: str = waiting.exchange.served_by[1]
+        self.attempts: int = waiting.attempts
         self._waiting = waiting
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

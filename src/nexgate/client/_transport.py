@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import ModuleType
 from typing import Any, Final, Literal
@@ -12,13 +12,17 @@ from typing import Any, Final, Literal
 from nexgate.client._client import ServiceClient
 from nexgate.client._errors import ServiceError, ServiceTimeout
 from nexgate.client._response import StreamedResponse
+from nexgate.client._waiting import Waiting
 from nexgate.discovery import ServiceRegistry
 from nexgate.errors import Cause
 from nexgate.http._fields import InvalidField
+from nexgate.state import StateError
 
 __all__ = ["ServiceTransport"]
 
 _MOST_SERVICES: Final = 1024
+_KEPT_BYTES: Final = 64 * 1024
+"""Content of a known length up to here is read before it is sent."""
 _NOT_SENT: Final = frozenset(
     (
         b"host",
@@ -62,6 +66,7 @@ class ServiceTransport:
         self._options = options
         self._library = library if library is not None else _imported_library()
         self._clients: dict[str, ServiceClient] = {}
+        ServiceClient(self._registry, "any", **options)  # what is wrong with them is said now
         self._direct: Any = None
         if unknown == "direct":
             self._direct = self._library.AsyncHTTPTransport()
@@ -71,19 +76,23 @@ class ServiceTransport:
         service = request.url.host
         try:
             client = await self._client(service)
-        except ValueError as error:
+        except (ValueError, StateError) as error:
             raise self._library.ConnectError(str(error), request=request) from error
         if client is None:
             return await self._direct.handle_async_request(request)
-        headers = _grouped(request.headers.raw)
         timeouts = request.extensions.get("timeout", {})
-        body = await _content(request)
-        answer = client.stream(
+        waiting = client.waiting_for_pieces()
+        waiting.head_timeout = _head_timeout(timeouts)
+        answer = client.stream_by(
+            waiting,
             request.method,
             request.url.raw_path.decode("ascii"),
-            content=body,
-            headers=headers,
-            timeout=_whole_timeout(timeouts),
+            None,
+            await self._content(request, waiting),
+            None,
+            _grouped(request.headers.raw),
+            None,
+            "normal",
         )
         try:
             response = await answer.__aenter__()
@@ -94,7 +103,7 @@ class ServiceTransport:
         return self._library.Response(
             response.status,
             headers=[(f.name, f.value) for f in response.headers.fields],
-            stream=self._stream(response, answer, request),
+            stream=self._stream(response, answer, request, timeouts.get("read")),
             extensions={"nexgate_instance": response.instance},
         )
 
@@ -102,11 +111,16 @@ class ServiceTransport:
         client = self._clients.get(service)
         if client is not None:
             return client
-        if len(self._clients) >= _MOST_SERVICES:
-            raise ValueError("too many services: a host of a URL is the name of a service")
-        known = await self._registry.get_instances(service)  # raises for what is no name
+        try:
+            known = await self._registry.get_instances(service)
+        except ValueError:  # it cannot be the name of a service
+            if self._direct is not None:
+                return None
+            raise
         if not known and self._direct is not None:
             return None
+        if len(self._clients) >= _MOST_SERVICES:
+            raise ValueError("too many services: a host of a URL is the name of a service")
         # Somebody else may have been quicker while we asked.
         return self._clients.setdefault(
             service, ServiceClient(self._registry, service, **self._options)
@@ -134,21 +148,62 @@ class ServiceTransport:
         response: StreamedResponse,
         answer: AbstractAsyncContextManager[StreamedResponse],
         request: Any,
+        read_timeout: float | None,
     ) -> Any:
         transport = self
+        library = self._library
 
         class Stream(self._library.AsyncByteStream):  # type: ignore[misc, name-defined]
             async def __aiter__(self) -> AsyncIterator[bytes]:
-                try:
-                    async for piece in response:
-                        yield piece
-                except ServiceError as error:
-                    raise transport._translated(error, request) from error
+                pieces = aiter(response)
+                while True:
+                    try:
+                        async with asyncio.timeout(read_timeout):
+                            piece = await anext(pieces, b"")
+                    except ServiceError as error:
+                        raise transport._translated(error, request) from error
+                    except TimeoutError as error:
+                        where = f"{response.service} ({response.instance})"
+                        text = f"{where}: nothing more came for {read_timeout:g}s"
+                        raise library.ReadTimeout(text, request=request) from error
+                    if not piece:
+                        return
+                    yield piece
 
             async def aclose(self) -> None:
                 await answer.__aexit__(None, None, None)
 
         return Stream()
+
+    async def _content(
+        self, request: Any, waiting: Waiting
+    ) -> bytes | AsyncGenerator[bytes, None] | None:
+        """The body: whole when it is in memory or small, for it can then be sent again."""
+        length = request.headers.get("content-length")
+        if length is None:
+            is_streamed = "transfer-encoding" in request.headers
+            return self._pieces(request, waiting) if is_streamed else None
+        if not (length.isascii() and length.isdecimal()):
+            problem = f"{length!r} is not the length of a request"
+            raise self._library.LocalProtocolError(problem, request=request)
+        if isinstance(request.stream, self._library.ByteStream) or int(length) <= _KEPT_BYTES:
+            body: bytes = await request.aread()
+            return body
+        waiting.length = int(length)
+        return self._pieces(request, waiting)
+
+    async def _pieces(self, request: Any, waiting: Waiting) -> AsyncGenerator[bytes, None]:
+        left = waiting.length
+        async for piece in request.stream:
+            if left is not None:
+                left -= len(piece)
+                if left < 0:  # a part of it would be taken for the next request
+                    break
+            yield piece
+            waiting.go_on_waiting()
+        if left:
+            problem = "the content is not as long as its Content-Length says"
+            raise self._library.LocalProtocolError(problem, request=request)
 
     async def aclose(self) -> None:
         """Close the clients, and the registry if it was given by name."""
@@ -187,23 +242,8 @@ def _grouped(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     return found
 
 
-async def _content(request: Any) -> bytes | AsyncIterator[bytes] | None:
-    """The body: whole where its length is known, else as a stream."""
-    if "content-length" in request.headers or "transfer-encoding" in request.headers:
-        if "content-length" in request.headers:
-            body: bytes = await request.aread()
-            return body
-        return _pieces(request)
-    return None
-
-
-async def _pieces(request: Any) -> AsyncIterator[bytes]:
-    async for piece in request.stream:
-        yield piece
-
-
-def _whole_timeout(timeouts: dict[str, float | None]) -> float | None:
-    """httpx limits phases; here the whole is limited: to what all of them allow together."""
+def _head_timeout(timeouts: dict[str, float | None]) -> float | None:
+    """Seconds until the head of the answer must be here: what the phases before it may take."""
     known = [timeouts.get(name) for name in ("connect", "write", "read", "pool")]
     if any(value is None for value in known):
         return None

@@ -7,7 +7,7 @@ from collections import deque
 from typing import Final
 
 from nexgate.client._errors import ServiceError, error_for
-from nexgate.clock import Wheel
+from nexgate.clock import NEVER, Wheel
 from nexgate.errors import Cause
 from nexgate.exchange import Exchange, Response, TunnelEnd
 from nexgate.http import Field, ResponseHead
@@ -31,15 +31,19 @@ class Waiting:
         "_pieces",
         "_room",
         "_size",
+        "attempts",
         "error",
         "exchange",
+        "head_timeout",
         "is_writable",
         "keeps_all",
+        "length",
         "loop",
         "max_body_bytes",
         "response",
         "retry_after",
         "service",
+        "until",
         "wheel",
         "whole_body",
     )
@@ -66,6 +70,16 @@ class Waiting:
         """Head and content came together, which is the rule."""
         self.error: ServiceError | None = None
         self.retry_after: float | None = None
+        self.attempts = 1
+        """How often the service was asked. Known with the head: later the exchange forgets it."""
+        self.until = NEVER
+        """When all must be over, on the loop's clock."""
+        self.head_timeout: float | None = None
+        """Seconds in which the head must come, counted from the last progress of the request; the
+        content may take longer.
+        """
+        self.length: int | None = None
+        """Of a streamed request, when it is known and its pieces are certain to keep to it."""
         self._pieces: deque[bytes] = deque()
         self._size = 0
         self._is_over = False
@@ -115,6 +129,9 @@ class Waiting:
             await self._room.wait()
 
     async def _wait(self) -> None:
+        if self._future is not None:
+            # It would take the other's turn, and the other would wait for ever.
+            raise RuntimeError("the answer is being read elsewhere: one reader at a time")
         self._future = future = self.loop.create_future()
         try:
             await future
@@ -126,11 +143,23 @@ class Waiting:
         if future is not None and not future.done():
             future.set_result(None)
 
+    def go_on_waiting(self) -> None:
+        """The request made progress: ``head_timeout`` begins anew."""
+        if self.head_timeout is not None and self.response is None and not self.exchange.ended:
+            self.wheel.set(self.exchange, min(self.until, self.loop.time() + self.head_timeout))
+
     def give_up(self) -> None:
         """Nobody waits any more: what is under way is cancelled."""
         exchange = self.exchange
         if exchange is not None and not exchange.ended:
             exchange.on_client_gone()
+
+    def client_closed(self) -> None:
+        """The same, and whoever waits learns that it was not the service."""
+        if not self.exchange.ended:
+            instance = self.exchange.served_by[1]
+            self.error = error_for(self.service, Cause.DRAINING, "", instance, None, self.attempts)
+            self.give_up()
 
     def let_go(self) -> None:
         """All has been taken. Nothing may keep the exchange alive from inside: that would be work
@@ -142,7 +171,8 @@ class Waiting:
     def _too_large(self) -> ServiceError:
         detail = f"the limit is {self.max_body_bytes} bytes"
         instance = self.exchange.served_by[1]
-        return error_for(self.service, Cause.RESPONSE_TOO_LARGE, detail, instance, None)
+        cause = Cause.RESPONSE_TOO_LARGE
+        return error_for(self.service, cause, detail, instance, None, self.attempts)
 
     # ---------------------------------------------------------------- Downstream
 
@@ -150,6 +180,8 @@ class Waiting:
         if len(body) > self.max_body_bytes:
             return False
         self.response = Response.streaming(exchange, head)
+        if exchange.call is not None:
+            self.attempts = exchange.call.attempts
         if self.keeps_all:
             self.whole_body = body
         elif body:
@@ -159,11 +191,15 @@ class Waiting:
 
     def send_head(self, exchange: Exchange, response: Response) -> None:
         self.response = response
+        if exchange.call is not None:
+            self.attempts = exchange.call.attempts
         if exchange.cause is not None:
             # Not the service's: it says why there is no answer.
             after = response.headers.get("retry-after")
             self.retry_after = float(after) if after is not None else None
             self._fail(exchange)
+        elif self.head_timeout is not None:
+            self.wheel.set(exchange, self.until)
         if not self.keeps_all:
             self._wake()
 
@@ -175,6 +211,7 @@ class Waiting:
             exchange.detail,
             exchange.served_by[1],
             self.retry_after,
+            self.attempts,
         )
 
     def send_body(self, data: bytes) -> None:

@@ -233,6 +233,10 @@ class Incoming(Timed):
         self._replay = []
         self._replay_left = limit
 
+    def keep_nothing(self) -> None:
+        """What is sent is not to be sent again, whatever ``keep_for_replay`` was told."""
+        self._replay = None
+
     def _keep(self, data: bytes) -> None:
         self._replay_left -= len(data)
         if self._replay_left < 0:

@@ -105,6 +105,11 @@ class Call:
         """
         exchange.call = self
 
+    @property
+    def attempts(self) -> int:
+        """Those in which something may have reached an instance; without hedges."""
+        return self._attempts
+
     # ---------------------------------------------------------------- beginning
 
     def begin(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from nexgate.client import (
 )
 from nexgate.config import InvalidConfig
 from nexgate.discovery import ServiceInstance, ServiceRegistry, StaticProvider
-from nexgate.errors import Cause, NexgateError, Site
+from nexgate.errors import Cause, ConfigError, NexgateError, Site
 from nexgate.exchange import Exchange
 from nexgate.resilience import Deadline
 from nexgate.testing import (
@@ -41,6 +42,7 @@ from nexgate.testing import (
     wait_until,
 )
 from nexgate.testing._messages import read_request
+from nexgate.upstream import AsgiStartupError
 
 OK = canned(200, b'{"id": 1}', [("Content-Type", "application/json"), ("X-A", "b")])
 
@@ -346,8 +348,9 @@ async def test_closing_ends_what_is_under_way() -> None:
         task = asyncio.create_task(client.get("/"))
         await wait_until(lambda: upstream.connections)
         await client.aclose()
-        with pytest.raises(ServiceError):
+        with pytest.raises(ServiceConnectionError, match="the client was closed before") as caught:
             await task
+        assert caught.value.site is Site.GATEWAY, "it was not the service"
         with pytest.raises(NexgateError, match="closed"):
             await client.get("/")
         await client.aclose()
@@ -532,3 +535,139 @@ async def test_a_request_whose_time_is_over_gets_504_and_no_traceback() -> None:
             {"type": "http", "headers": [(b"x-request-timeout", seconds)]}, None, send
         )
         assert sent[0]["status"] == 504
+
+
+async def test_the_time_limit_counts_while_it_opens() -> None:
+    """The first call waited two seconds for discovery, whatever it had been given."""
+    client = ServiceClient(SilentProvider(), "users")
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(ServiceTimeout) as caught:
+        await client.get("/", timeout=0.1)
+    assert caught.value.cause is Cause.TOTAL_TIMEOUT
+    assert asyncio.get_running_loop().time() - started < 1.0
+    await client.aclose()
+
+
+async def test_an_application_that_cannot_be_had_is_said_and_leaves_none_running() -> None:
+    for url in ("asgi:nexgate.nothing:app", "asgi:nexgate.demo.services:nothing"):
+        client = ServiceClient(["asgi:nexgate.demo.services:products", url], "users")
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="cannot be imported"):
+                await client.get("/")
+        await client.aclose()
+
+
+class Lifespan:
+    """An application that counts how often it runs."""
+
+    def __init__(self, *, starts: bool) -> None:
+        self.starts = starts
+        self.running = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "lifespan"
+        await receive()
+        if not self.starts:
+            await send({"type": "lifespan.startup.failed", "message": "no"})
+            return
+        self.running += 1
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.running -= 1
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+good = Lifespan(starts=True)
+bad = Lifespan(starts=False)
+
+
+async def test_when_one_application_cannot_start_the_others_are_shut_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "two_applications", sys.modules[__name__])
+    urls = ["asgi:two_applications:good", "asgi:two_applications:bad"]
+    client = ServiceClient(urls, "users")
+    for _ in range(2):
+        with pytest.raises(AsgiStartupError):
+            await client.get("/")
+        assert good.running == 0
+    await client.aclose()
+
+
+async def test_what_is_counted_stays_counted_when_an_instance_leaves() -> None:
+    async with (
+        RecordingUpstream(OK) as a,
+        RecordingUpstream(OK) as b,
+        ServiceRegistry() as registry,
+        ServiceClient(registry, "users", balancer="round-robin") as client,
+    ):
+        for name, upstream in (("1", a), ("2", b)):
+            await registry.register("users", ServiceInstance(name, "users", upstream.url))
+        await wait_until(lambda: client.statistics().instances == 2)
+        for _ in range(10):
+            await client.get("/")
+        found = {each.url: each for each in client.statistics().by_instance}
+        assert found.keys() == {a.url, b.url}
+        assert all(
+            (i.requests, i.active, i.idle, i.failures) == (5, 0, 1, 0) for i in found.values()
+        )
+        assert all(i.is_healthy and i.is_available and not i.is_ejected for i in found.values())
+        await registry.unregister("users", "1")
+        await wait_until(lambda: client.statistics().instances == 1)
+        assert client.statistics().requests == 10
+
+
+async def test_statistics_say_who_is_left_alone() -> None:
+    async with (
+        RecordingUpstream(canned(503)) as bad,
+        RecordingUpstream(OK) as good,
+        client_of(
+            bad.url, good.url, balancer="round-robin", outlier={"failures": 1, "panic": 0.0}
+        ) as client,
+    ):
+        for _ in range(4):
+            await client.get("/")
+        ejected = {each.url for each in client.statistics().by_instance if each.is_ejected}
+        assert ejected == {bad.url}
+    async with client_of("asgi:nexgate.demo.services:products") as client:
+        await client.get("/products")
+        assert client.statistics().by_instance[0].requests == 1
+
+
+async def test_a_caller_may_say_for_whom_it_calls() -> None:
+    """These were dropped without a word, as a gateway drops what a stranger says."""
+    fields = {"X-Forwarded-For": "192.0.2.1", "Forwarded": "for=192.0.2.1", "Via": "1.1 front"}
+    async with RecordingUpstream(OK) as upstream, client_of(upstream.url) as client:
+        await client.get("/", headers=fields)
+        assert {name: upstream.last.values(name)[0] for name in fields} == fields
+
+
+@pytest.mark.parametrize("content", [5, {"a": 1}, ["x"], iter([b"x"])])
+async def test_what_is_no_content_is_refused_before_anything_is_sent(content: Any) -> None:
+    async with RecordingUpstream(OK) as upstream, client_of(upstream.url) as client:
+        with pytest.raises(TypeError, match="content is bytes, text or an async iterator"):
+            await client.post("/", content=content)
+        with pytest.raises(ValueError, match="low, normal, high, not 'urgent'"):
+            await client.get("/", importance="urgent")
+        assert client.statistics().requests == 0
+
+
+async def test_an_answer_has_one_reader_at_a_time_and_says_so() -> None:
+    async def late(connection: ScriptedConnection) -> None:
+        await read_request(connection)
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
+        await both.wait()
+        await connection.send(b"abc")
+
+    both = asyncio.Event()
+    async with (
+        ScriptedUpstream(late) as upstream,
+        client_of(upstream.url) as client,
+        client.stream("GET", "/") as answer,
+    ):
+        first = asyncio.create_task(answer.read())
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="one reader at a time"):
+            await answer.read()
+        both.set()
+        assert await first == b"abc"
