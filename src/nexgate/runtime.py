@@ -19,7 +19,8 @@ from functools import partial
 from typing import Any, Final
 
 from nexgate.config import Section
-from nexgate.discovery import Followed, FollowStatus, Instances, United, follow
+from nexgate.discovery import Followed, FollowStatus, Instances, follow
+from nexgate.discovery.config import provider_of
 from nexgate.edge import EdgeLimits, EdgeState, EdgeTimeouts, affordable_connections
 from nexgate.errors import ConfigError
 from nexgate.exchange import Handler, Hook, Plan
@@ -54,7 +55,7 @@ from nexgate.routing.config import PredicateConfig
 from nexgate.snapshot import Snapshot
 from nexgate.state import State, StateError, open_state
 from nexgate.upstream import (
-    GUARDED,
+    DROP_ALWAYS,
     AsgiInstance,
     Forward,
     Guard,
@@ -67,7 +68,6 @@ from nexgate.upstream import (
     first_byte_limit,
     upstream_timeouts,
 )
-from nexgate.upstream._encode import DROP_ALWAYS
 from nexgate.upstream.balancer import LeastRequests
 from nexgate.upstream.config import ServiceConfig, TimeoutConfig
 
@@ -104,6 +104,10 @@ def path_rules(config: GatewayConfig) -> PathRules:
     )
 
 
+RouteGuards = Mapping[str, Mapping[str, tuple[Guard, RouteConfig]]]
+"""Of routes that say something of their own: by service, then by route."""
+
+
 @dataclass(frozen=True, slots=True)
 class Build:
     """A configuration compiled, not yet in force."""
@@ -112,7 +116,7 @@ class Build:
     snapshot: Snapshot
     services: Mapping[str, ServiceState]
     identities: frozenset[Any]
-    guards: Mapping[tuple[str, str], tuple[Guard, RouteConfig]]
+    guards: RouteGuards
 
 
 def build(
@@ -248,7 +252,7 @@ class _Guards:
 
     def __init__(self, services: Mapping[str, ServiceState]) -> None:
         self._services = services
-        self.made: dict[tuple[str, str], tuple[Guard, RouteConfig]] = {}
+        self.made: dict[str, dict[str, tuple[Guard, RouteConfig]]] = {}
 
     def forward(
         self, route: RouteConfig, name: str, service_name: str, change: PathChange | None
@@ -258,13 +262,14 @@ class _Guards:
         guard: Guard | None = None
         if route.has_own_guard:
             # Routes without a name are called by their path, and may share it: by host, say.
+            taken = self.made.setdefault(service_name, {})
             plain, count = name, 1
-            while (service_name, name) in self.made:
+            while name in taken:
                 count += 1
                 name = f"{plain} #{count}"
             # Used again or made here; what the route says takes effect when the build is applied.
             guard = service.guards.get(name) or Guard(service_name, name)
-            self.made[service_name, name] = guard, route
+            taken[name] = guard, route
         fallback = Forward(self._services[route.fallback]) if route.fallback else None
         return Forward(service, change, guard=guard, fallback=fallback)
 
@@ -313,19 +318,12 @@ def _path_change(route: RouteConfig) -> PathChange | None:
     return None
 
 
-def _configure_guards(
-    service: ServiceState,
-    config: ServiceConfig,
-    made: Mapping[tuple[str, str], tuple[Guard, RouteConfig]],
-) -> None:
-    service.guard.configure(**{name: getattr(config, name) for name in GUARDED})
-    service.guards = {
-        route: guard for (of, route), (guard, _) in made.items() if of == service.name
-    }
-    for route, guard in service.guards.items():
-        said = made[service.name, route][1]
-        guard.configure(service.guard, **{name: getattr(said, name) for name in GUARDED})
-    service.watch_answers()
+def _configure_guards(service: ServiceState, config: ServiceConfig, made: RouteGuards) -> None:
+    service.guard.take(config)
+    own = made.get(service.name, {})
+    for guard, said in own.values():
+        guard.take(said, service.guard)
+    service.guards = {route: guard for route, (guard, _) in own.items()}
 
 
 def configure_guards(made: Build) -> None:
@@ -373,7 +371,6 @@ class Runtime:
             limits=edge_limits(first.config),
             timeouts=edge_timeouts(first.config),
         )
-        self.reloads = 0
         self._default_state = default_state
         self._state_spec: str | None = None
         self._votes: Votes | None = None
@@ -419,10 +416,8 @@ class Runtime:
         self._members = {members.service.name: members for members, *_ in planned}
         self.services = dict(made.services)
         self.config = config
-        self.edge.forwards_underscores = config.gateway.underscores == "allow"
         self.edge.configure(made.snapshot, edge_limits(config), edge_timeouts(config))
         self.edge.depart(made.identities, config.gateway.on_change)
-        self.reloads += 1
         await self._vote()
         await self._discover(config)
         if retired_state is not None:
@@ -480,8 +475,7 @@ class Runtime:
                 self._members[name].found(())
         for name, made_from in wanted.items():
             if name not in self._followed:
-                providers = [each.provider(name, self.state) for each in made_from[0]]
-                provider = providers[0] if len(providers) == 1 else United(providers)
+                provider = provider_of(made_from[0], name, self.state)
                 followed = follow(provider, partial(self._found, name))
                 self._followed[name] = made_from, followed
                 if not self._members[name].size:

@@ -41,7 +41,6 @@ from nexgate.http import (
 )
 from nexgate.resilience import current_deadline, format_timeout_header
 from nexgate.upstream import (
-    GUARDED,
     AsgiInstance,
     Forward,
     InstanceState,
@@ -468,7 +467,7 @@ class ServiceClient:
         except BaseException:
             await asyncio.gather(*(app.aclose() for app in apps))  # no second try finds them
             raise
-        self._state.guard.configure(**{name: getattr(config, name) for name in GUARDED})
+        self._state.guard.take(config)
         has_tls = any(each.scheme == "https" for each in config.instances)
         needs_tls = has_tls or config.tls is not None or self._provider is not None
         context = client_context(config) if needs_tls else None

@@ -7,7 +7,7 @@ asked before the provider is followed.
 from __future__ import annotations
 
 import ssl as tls
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -36,6 +36,7 @@ from nexgate.config import (
     integer,
     wrong,
 )
+from nexgate.discovery._follow import United
 from nexgate.discovery._provider import Provider
 from nexgate.discovery._registry import ServiceRegistry
 from nexgate.discovery.providers import (
@@ -59,6 +60,7 @@ __all__ = [
     "HttpConfig",
     "KubernetesConfig",
     "RegistryConfig",
+    "provider_of",
 ]
 
 _Text = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[\x21-\x7e]+$")]
@@ -459,3 +461,11 @@ DiscoverConfig = (
 """One source, told apart by ``kind``. Use it as
 ``Annotated[DiscoverConfig, Field(discriminator="kind"), Short("kind")]``, so that ``"registry"``
 alone is one, too."""
+
+
+def provider_of(
+    sources: Sequence[DiscoverConfig], service: str, state: State | ServiceRegistry
+) -> Provider:
+    """What all of them together know of a service."""
+    providers = [source.provider(service, state) for source in sources]
+    return providers[0] if len(providers) == 1 else United(providers)

@@ -66,7 +66,6 @@ class EdgeState:
         "drain_grace",
         "draining",
         "exchange_log",
-        "forwards_underscores",
         "head_limits",
         "idle_event",
         "limits",
@@ -95,7 +94,6 @@ class EdgeState:
         self.timeouts = timeouts
         self.draining = False
         self.drain_grace = min(1.0, timeouts.drain)
-        self.forwards_underscores = True
         self.connections: set[EdgeConnection] = set()
         self.tunnels: set[Tunnel] = set()
         self.exchange_log: ExchangeLog | None = None

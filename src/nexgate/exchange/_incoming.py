@@ -175,11 +175,6 @@ class Incoming(Timed):
         return [f[1] for f in self.fields if f[0] == name]
 
     @property
-    def id_line(self) -> bytes:
-        """The field line with the request id, for a service."""
-        return b"%b: %b" % (self.id_name, self.id)
-
-    @property
     def query(self) -> bytes:
         """Without the ``?``; empty when there is none."""
         return self.raw_query or b""

@@ -15,16 +15,15 @@ import ssl
 from collections.abc import Awaitable
 from typing import Any, Final
 
-from nexgate.discovery import Followed, Instances, United, follow
-from nexgate.discovery._instance import check_service_name
+from nexgate.discovery import Followed, Instances, check_service_name, follow
+from nexgate.discovery.config import provider_of
 from nexgate.errors import Cause, ConfigError, Refused
 from nexgate.exchange import Exchange, Hook, Plan, Response
 from nexgate.sidecar._certificates import Contexts
 from nexgate.sidecar._identity import FIELD_NAME
 from nexgate.sidecar.config import SidecarConfig
 from nexgate.state import State
-from nexgate.upstream import GUARDED, Forward, Membership, ServiceState, Votes, client_context
-from nexgate.upstream._encode import DROP_ALWAYS
+from nexgate.upstream import DROP_ALWAYS, Forward, Membership, ServiceState, Votes, client_context
 from nexgate.upstream.balancer import LeastRequests
 from nexgate.upstream.config import ServiceConfig
 
@@ -162,7 +161,7 @@ class Egress:
             self._make_room()
         config = self._config.called(name)
         service = ServiceState(name, LeastRequests())
-        service.guard.configure(**{guard: getattr(config, guard) for guard in GUARDED})
+        service.guard.take(config)
         members = Membership(service, self._loop, _retire)
         called = Called(service, config, members)
         self._configure(called)
@@ -170,8 +169,7 @@ class Egress:
         called.is_known = name in self._config.services
         called.wait_until = self._loop.time() + _FIRST_ANSWER
         if config.discover:
-            providers = [each.provider(name, self._state) for each in config.discover]
-            provider = providers[0] if len(providers) == 1 else United(providers)
+            provider = provider_of(config.discover, name, self._state)
             called.followed = follow(provider, lambda found: self._found(called, found))
         if self._votes is not None:
             self._votes.listen_to(service)

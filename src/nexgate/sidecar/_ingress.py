@@ -11,8 +11,7 @@ from nexgate.http import Kind
 from nexgate.sidecar._identity import FIELD_NAME, Identity, identity_of
 from nexgate.sidecar.config import SidecarConfig
 from nexgate.state import State
-from nexgate.upstream import GUARDED, Forward, Membership, ServiceState
-from nexgate.upstream._encode import DROP_ALWAYS
+from nexgate.upstream import DROP_ALWAYS, Forward, Membership, ServiceState
 from nexgate.upstream.balancer import LeastRequests
 
 __all__ = ["Ingress", "IngressConnection"]
@@ -52,7 +51,7 @@ class Ingress:
         """The class of its connections."""
         self._allow = None if section.allow is None else frozenset(a.lower() for a in section.allow)
         self.service = ServiceState(section.service, LeastRequests())
-        self.service.guard.configure(**{guard: getattr(local, guard) for guard in GUARDED})
+        self.service.guard.take(local)
         members = Membership(self.service, loop, lambda instance: instance.remove())
         listed, _ = members.instances_for(local, lambda url: None)
         # An underscore is a hyphen to many programs, and would forge the caller's name.

@@ -158,7 +158,6 @@ class Sidecar:
         limits = EdgeLimits(HeadLimits(), min(_MOST_CONNECTIONS, affordable_connections()))
         timeouts = EdgeTimeouts(drain=self._section.drain)
         edge = EdgeState(self._loop, snapshot, limits=limits, timeouts=timeouts)
-        edge.forwards_underscores = not is_ingress
         edge.exchange_log = self._log
         if self.ingress is not None and is_ingress:
             return _Way(sock, edge, tls, self.ingress.connection)

@@ -31,7 +31,7 @@ from nexgate.config import (
     wrong,
 )
 from nexgate.config.problems import problem_of
-from nexgate.discovery._instance import check_service_name
+from nexgate.discovery import check_service_name
 from nexgate.discovery.config import RegistryConfig
 from nexgate.edge.config import Address, ListenAddress, parse_listen_address
 from nexgate.state import parse_state_spec

@@ -1,6 +1,7 @@
 """The service's side: services, instances, connection pools, balancers, probes."""
 
 from nexgate.upstream._asgi import AsgiInstance, AsgiStartupError
+from nexgate.upstream._encode import DROP_ALWAYS
 from nexgate.upstream._forward import Forward, Split
 from nexgate.upstream._guard import GUARDED, Guard
 from nexgate.upstream._instance import Address, InstanceState, PoolLimits, UpstreamTimeouts
@@ -14,6 +15,7 @@ from nexgate.upstream._service import ServiceState
 from nexgate.upstream._votes import Votes
 
 __all__ = [
+    "DROP_ALWAYS",
     "GUARDED",
     "Address",
     "AsgiInstance",

@@ -135,6 +135,10 @@ class Guard:
             self.breaker or self.bulkhead or self.hedge or self.deadline or self.replay_bytes
         )
 
+    def take(self, said: Any, base: Guard | None = None) -> None:
+        """``configure`` with what a section says: that of a service, or of a route."""
+        self.configure(base, **{name: getattr(said, name) for name in GUARDED})
+
     def _configure_retry(self, retry: RetryConfig | None, deadline: DeadlineConfig | None) -> None:
         self.policy = retry.policy() if retry is not None else DEFAULT_POLICY
         self.is_retry_asked_for = retry is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,8 +13,6 @@ from nexgate.upstream.balancer import Balancer, ConsistentHash
 from nexgate.upstream.outlier import Outlier, OutlierSettings
 
 __all__ = ["ServiceState"]
-
-_log = logging.getLogger("nexgate.upstream")
 
 
 class ServiceState:
@@ -34,7 +31,6 @@ class ServiceState:
         "_balancer",
         "_seen_requests",
         "_seen_retries",
-        "balancer_config",
         "budget",
         "guard",
         "guards",
@@ -53,8 +49,6 @@ class ServiceState:
         self.only: Any = None
         """The one available instance, when there is just one: no balancer need be asked."""
         self._balancer = balancer
-        self.balancer_config: Any = None
-        """What the balancer was made from: equal means that it stays."""
         self.guard = Guard(name)
         self.guards: dict[str, Guard] = {}
         """Of routes that say something of their own, by the route's name."""
