@@ -27,7 +27,16 @@ from nexgate.config import parse_host, parse_port, parse_socket_path
 from nexgate.errors import Cause, NexgateError, Refused
 from nexgate.http import ChunkedDecoder, Headers, ResponseHead, parse_response_head
 
-__all__ = ["FetchError", "FetchLimits", "Fetched", "Origin", "Stream", "fetch", "fetching"]
+__all__ = [
+    "FetchError",
+    "FetchLimits",
+    "Fetched",
+    "Origin",
+    "Stream",
+    "fetch",
+    "fetching",
+    "status_of",
+]
 
 Phase = Literal["connect", "request", "head", "body"]
 
@@ -226,6 +235,39 @@ async def fetch(
                 return Fetched(stream.status, stream.headers, content)
     except TimeoutError:
         raise FetchError("body", f"no whole answer within {limits.total} s") from None
+
+
+async def status_of(
+    url: str,
+    target: str,
+    *,
+    timeout: float,
+    method: str = "GET",
+    fields: Mapping[str, str] | None = None,
+    ssl: tls.SSLContext | None = None,
+    server_name: str | None = None,
+) -> int:
+    """Ask for the status alone, as probes do: the content is not waited for.
+
+    ``timeout`` is for everything; beyond it, and for whatever else goes wrong: ``FetchError``.
+    """
+    limits = FetchLimits(connect=timeout, head=timeout, total=timeout)
+    try:
+        async with (
+            asyncio.timeout(timeout),
+            fetching(
+                url,
+                target,
+                method=method,
+                fields=fields,
+                limits=limits,
+                ssl=ssl,
+                server_name=server_name,
+            ) as answer,
+        ):
+            return answer.status
+    except TimeoutError:
+        raise FetchError("head", "no answer in time") from None
 
 
 @contextlib.asynccontextmanager

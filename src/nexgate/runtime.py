@@ -10,7 +10,6 @@ because something else in the file changed.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import ssl
 from collections.abc import Mapping, Sequence
@@ -18,11 +17,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from nexgate.config import Section
+from nexgate.config import Section, import_object
 from nexgate.discovery import Followed, FollowStatus, Instances, follow
 from nexgate.discovery.config import provider_of
 from nexgate.edge import EdgeLimits, EdgeState, EdgeTimeouts, affordable_connections
-from nexgate.errors import ConfigError
 from nexgate.exchange import Handler, Hook, Plan
 from nexgate.gateway_config import GatewayConfig, RouteConfig
 from nexgate.http import (
@@ -71,28 +69,13 @@ from nexgate.upstream import (
 from nexgate.upstream.balancer import LeastRequests
 from nexgate.upstream.config import ServiceConfig, TimeoutConfig
 
-__all__ = ["Build", "Runtime", "build", "configure_guards", "import_object"]
+__all__ = ["Build", "Runtime", "build", "configure_guards"]
 
 _log = logging.getLogger("nexgate")
 
 _TICK: Final = 1.0
 _FIRST_ANSWER: Final = 2.0
 """Seconds that a service without an instance waits for its discovery before it is served."""
-
-
-def import_object(path: str) -> Any:
-    """``package.module:name`` → the object. Raises ``ConfigError`` saying what is missing."""
-    module_name, _, name = path.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"{path}: cannot import {module_name}: {error}") from error
-    for part in name.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise ConfigError(f"{path}: {module_name} has no {name}") from None
-    return found
 
 
 def path_rules(config: GatewayConfig) -> PathRules:

@@ -20,7 +20,7 @@ from nexgate.client._propagation import carried
 from nexgate.client._response import ServiceResponse, StreamedResponse
 from nexgate.client._waiting import Waiting
 from nexgate.clock import Wheel, wheel_of
-from nexgate.config import InvalidConfig, parse_duration, problems_of
+from nexgate.config import InvalidConfig, import_object, parse_duration, problems_of
 from nexgate.discovery import (
     Followed,
     FollowStatus,
@@ -643,9 +643,7 @@ def _head(
 
 
 def _import(url: str) -> Any:
-    from pkgutil import resolve_name
-
     try:
-        return resolve_name(url.removeprefix("asgi:"))
+        return import_object(url.removeprefix("asgi:"))
     except Exception as error:  # whatever its module does when it is imported
         raise ConfigError(f"{url} cannot be imported: {error}") from error

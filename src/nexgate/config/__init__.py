@@ -31,6 +31,7 @@ from .names import (
     parse_field_name,
     parse_token,
 )
+from .objects import import_object
 from .overrides import Overrides
 from .problems import InvalidConfig, Problem, Severity, problems_of, render
 from .quantities import (
@@ -46,6 +47,7 @@ from .quantities import (
 from .secret import SecretText
 from .section import Finding, Section, attempt, peek, wrong
 from .shapes import OneOrMany, Short
+from .statuses import parse_status_range
 
 __all__ = [
     "FROM_ENV",
@@ -82,6 +84,7 @@ __all__ = [
     "check_certificate",
     "did_you_mean",
     "examine",
+    "import_object",
     "integer",
     "nearest",
     "parse",
@@ -92,6 +95,7 @@ __all__ = [
     "parse_port",
     "parse_size",
     "parse_socket_path",
+    "parse_status_range",
     "parse_token",
     "peek",
     "problems_of",

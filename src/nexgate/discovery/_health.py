@@ -27,7 +27,7 @@ from nexgate.discovery._keys import (
     verdict_key,
 )
 from nexgate.discovery._verdict import read_verdict, write_verdict
-from nexgate.fetch import FetchError, FetchLimits, fetching
+from nexgate.fetch import FetchError, status_of
 from nexgate.state import Lease, State, StateError
 
 __all__ = ["HealthChecks", "Probing"]
@@ -154,27 +154,19 @@ class HealthChecks:
                 await lease.release()
 
     async def _ask(self, instance: ServiceInstance) -> bool:
-        timeout = self._probing.timeout
-        limits = FetchLimits(connect=timeout, head=timeout, total=timeout)
         async with self._slots:
             try:
-                async with (
-                    asyncio.timeout(timeout),
-                    fetching(
-                        instance.url,
-                        instance.health_path,
-                        fields={"User-Agent": "nexgate-health"},
-                        limits=limits,
-                        ssl=self._ssl,
-                    ) as answer,
-                ):
-                    return 200 <= answer.status < 400
-            except (FetchError, TimeoutError) as error:
+                status = await status_of(
+                    instance.url,
+                    instance.health_path,
+                    timeout=self._probing.timeout,
+                    fields={"User-Agent": "nexgate-health"},
+                    ssl=self._ssl,
+                )
+            except (FetchError, ValueError) as error:
                 _log.debug("%s of %s: %s", instance.url, instance.name, error)
                 return False
-            except ValueError as error:
-                _log.debug("%s cannot be probed: %s", instance.url, error)
-                return False
+        return 200 <= status < 400
 
     async def _known(self, instance: ServiceInstance) -> Health:
         """What a prober before us found."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
@@ -25,6 +24,7 @@ from nexgate.config import (
     did_you_mean,
     integer,
     parse_duration,
+    parse_status_range,
     parse_token,
     size,
     unquoted,
@@ -47,26 +47,9 @@ def _statuses(value: object) -> frozenset[int]:
     items = list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
     if not items:
         raise wrong("must not be empty")
-    return frozenset(status for item in items for status in _range(item))
-
-
-def _range(value: object) -> range:
-    low: object
-    high: object
-    if isinstance(value, str) and (
-        found := re.fullmatch(r"([0-9]{3})(?:\s*-\s*([0-9]{3}))?", value, re.ASCII)
-    ):
-        low, high = int(found[1]), int(found[2] or found[1])
-    elif isinstance(value, str) and re.fullmatch(r"[1-5][xX]{2}", value):
-        raise wrong("is not a range of statuses", f'did you mean "{value[0]}00-{value[0]}99"?')
-    else:
-        low = high = value
     hint = 'for example 503, "500-599" or [502, 503]'
-    if not isinstance(low, int) or not isinstance(high, int) or isinstance(low, bool):
-        raise wrong("must be a status, a range or a list of them", hint)
-    if not 100 <= low <= high <= 599:
-        raise wrong("must be from 100 to 599, the lower first", hint)
-    return range(low, high + 1)
+    ranges = (parse_status_range(item, hint) for item in items)
+    return frozenset(status for low, high in ranges for status in range(low, high + 1))
 
 
 Statuses = Annotated[

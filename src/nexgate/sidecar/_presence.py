@@ -8,7 +8,7 @@ import logging
 from typing import Final
 
 from nexgate.discovery import ServiceInstance, ServiceRegistry
-from nexgate.fetch import FetchError, FetchLimits, fetching
+from nexgate.fetch import FetchError, status_of
 from nexgate.sidecar.config import AppHealthConfig
 
 __all__ = ["Presence"]
@@ -85,21 +85,17 @@ class Presence:
 
     async def _ask(self) -> bool:
         health = self._health
-        limits = FetchLimits(connect=health.timeout, head=health.timeout, total=health.timeout)
         fields = {"User-Agent": "nexgate-sidecar"}
         if health.host is not None:
             fields["Host"] = health.host
         try:
-            async with (
-                asyncio.timeout(health.timeout),
-                fetching(
-                    self._app, health.path, method=health.method, fields=fields, limits=limits
-                ) as answer,
-            ):
-                status = answer.status
-        except TimeoutError:
-            self.last = "no answer in time"
-            return False
+            status = await status_of(
+                self._app,
+                health.path,
+                timeout=health.timeout,
+                method=health.method,
+                fields=fields,
+            )
         except (FetchError, ValueError) as error:
             self.last = str(error)
             return False

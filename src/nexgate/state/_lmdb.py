@@ -23,6 +23,7 @@ import lmdb
 from nexgate.state import _environment
 from nexgate.state._directory import default_path
 from nexgate.state._environment import BROKEN
+from nexgate.state._local import AnswersAtOnce
 from nexgate.state._state import (
     Changes,
     Clock,
@@ -53,7 +54,7 @@ _FULL: Final = 0.8
 _RECORD_OVERHEAD_BYTES: Final = 64
 
 
-class LmdbState:
+class LmdbState(AnswersAtOnce):
     """A ``LocalState`` that all processes of one user on this machine share.
 
     ``path`` is a directory, made for this user only. ``map_bytes`` is reserved at once, on disk or
@@ -146,32 +147,6 @@ class LmdbState:
         return self._read(prefix)[0]
 
     # -- the protocol --------------------------------------------------------------------------
-
-    async def get(self, key: str) -> bytes | None:
-        """The value, or ``None``."""
-        return self.get_now(key)
-
-    async def set(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
-        """Store the value."""
-        self.set_now(key, value, ttl=ttl)
-
-    async def add(self, key: str, value: bytes, *, ttl: float | None = None) -> bool:
-        """Store the value if the key is absent."""
-        return self.add_now(key, value, ttl=ttl)
-
-    async def replace(
-        self, key: str, expected: bytes, value: bytes, *, ttl: float | None = None
-    ) -> bool:
-        """Store the value if the present one is ``expected``."""
-        return self.replace_now(key, expected, value, ttl=ttl)
-
-    async def delete(self, key: str, *, expected: bytes | None = None) -> bool:
-        """Remove the key."""
-        return self.delete_now(key, expected=expected)
-
-    async def scan(self, prefix: str) -> dict[str, bytes]:
-        """Every live key under the prefix, in order."""
-        return self.scan_now(prefix)
 
     async def watch(self, prefix: str) -> Changes:
         """Yield the keys that changed, in this process or another, ``poll`` seconds late at most.

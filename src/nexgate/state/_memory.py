@@ -6,6 +6,7 @@ import heapq
 import math
 from typing import Final
 
+from nexgate.state._local import AnswersAtOnce
 from nexgate.state._state import (
     Changes,
     Clock,
@@ -27,7 +28,7 @@ _OVERHEAD_BYTES: Final = 300
 """What an entry costs beside its key and its value."""
 
 
-class MemoryState:
+class MemoryState(AnswersAtOnce):
     """A ``LocalState`` that only this process sees, and that ends with it.
 
     ``max_entries`` and ``max_bytes`` bound it; beyond, ``StateFull`` is raised: it does not drop
@@ -122,32 +123,6 @@ class MemoryState:
         return self._read(prefix)[0]
 
     # -- the protocol --------------------------------------------------------------------------
-
-    async def get(self, key: str) -> bytes | None:
-        """The value, or ``None``."""
-        return self.get_now(key)
-
-    async def set(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
-        """Store the value."""
-        self.set_now(key, value, ttl=ttl)
-
-    async def add(self, key: str, value: bytes, *, ttl: float | None = None) -> bool:
-        """Store the value if the key is absent."""
-        return self.add_now(key, value, ttl=ttl)
-
-    async def replace(
-        self, key: str, expected: bytes, value: bytes, *, ttl: float | None = None
-    ) -> bool:
-        """Store the value if the present one is ``expected``."""
-        return self.replace_now(key, expected, value, ttl=ttl)
-
-    async def delete(self, key: str, *, expected: bytes | None = None) -> bool:
-        """Remove the key."""
-        return self.delete_now(key, expected=expected)
-
-    async def scan(self, prefix: str) -> dict[str, bytes]:
-        """Every live key under the prefix, in order."""
-        return self.scan_now(prefix)
 
     def watch(self, prefix: str) -> Changes:
         """Yield the keys that changed."""

@@ -30,6 +30,7 @@ from nexgate.config import (
     parse_object_path,
     parse_port,
     parse_socket_path,
+    parse_status_range,
     parse_token,
     peek,
     size,
@@ -257,26 +258,8 @@ def _status_ranges(value: object) -> tuple[StatusRange, ...]:
     items = list(value) if isinstance(value, (list, tuple)) else [value]
     if not items:
         raise wrong("must not be empty")
-    return tuple(_status_range(item) for item in items)
-
-
-def _status_range(value: object) -> StatusRange:
     hint = 'for example 200, "200-299" or [200, 204]'
-    if isinstance(value, tuple) and len(value) == 2:
-        low, high = value
-    elif isinstance(value, str) and (
-        found := re.fullmatch(r"([0-9]{3})(?:\s*-\s*([0-9]{3}))?", value, re.ASCII)
-    ):
-        low, high = int(found[1]), int(found[2] or found[1])
-    elif isinstance(value, str) and re.fullmatch(r"[1-5][xX]{2}", value):
-        raise wrong("is not a range of statuses", f'did you mean "{value[0]}00-{value[0]}99"?')
-    else:
-        low = high = value
-    if not isinstance(low, int) or not isinstance(high, int) or isinstance(low, bool):
-        raise wrong("must be a status, a range or a list of them", hint)
-    if not 100 <= low <= high <= 599:
-        raise wrong("must be from 100 to 599, the lower first", hint)
-    return low, high
+    return tuple(parse_status_range(item, hint) for item in items)
 
 
 def _health_path(value: object) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from nexgate.fetch import FetchError, FetchLimits, fetching
+from nexgate.fetch import FetchError, status_of
 from nexgate.state import Lease, State, StateError
 
 if TYPE_CHECKING:
@@ -146,26 +146,16 @@ class Probe:
         if settings.port is not None and address.path is None:
             name = f"[{address.host}]" if ":" in address.host else address.host
             url = f"{'https' if address.tls else 'http'}://{name}:{settings.port}"
-        limits = FetchLimits(
-            connect=settings.timeout, head=settings.timeout, total=settings.timeout
-        )
         try:
-            async with (
-                asyncio.timeout(settings.timeout),
-                fetching(
-                    url,
-                    settings.path,
-                    method=settings.method,
-                    fields={"Host": host, "User-Agent": "nexgate-health"},
-                    limits=limits,
-                    ssl=self.instance.ssl_context,
-                    server_name=self.instance.ssl_server_name or address.host,
-                ) as answer,
-            ):
-                status = answer.status
-        except TimeoutError:
-            self.last = "no answer in time"
-            return False
+            status = await status_of(
+                url,
+                settings.path,
+                timeout=settings.timeout,
+                method=settings.method,
+                fields={"Host": host, "User-Agent": "nexgate-health"},
+                ssl=self.instance.ssl_context,
+                server_name=self.instance.ssl_server_name or address.host,
+            )
         except (FetchError, ValueError) as error:
             self.last = str(error)
             return False
