@@ -14,21 +14,28 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from nexgate.config import InvalidConfig, Overrides, problems_of, read_text
+from nexgate.config import InvalidConfig, Overrides, placed, problems_of, read_text
 from nexgate.edge import AsgiEntry, Server, new_event_loop, open_listener, tune_collector
 from nexgate.edge.config import ListenConfig
 from nexgate.errors import ConfigError
 from nexgate.exchange import Plan
 from nexgate.gateway_config import GatewayConfig, load_text
 from nexgate.observability import access_log, configure_logging
+from nexgate.plugins import Plugin, PluginConfigError, PluginManager, Program, given
+from nexgate.plugins.config import plugin_specs
 from nexgate.policies.filters import Filter, FilterFunction
 from nexgate.routing import Explanation, Subject, Template, explain, normalise
 from nexgate.runtime import Build, Runtime, build, configure_guards, path_rules
+
+if TYPE_CHECKING:
+    from nexgate.di import Container
+    from nexgate.events import EventBus
+    from nexgate.plugins import Loaded
 
 __all__ = ["Gateway", "Service", "load", "load_source"]
 
@@ -57,10 +64,19 @@ class Gateway:
 
     Keyword arguments are the keys of ``[gateway]``. Everything is validated when the gateway
     starts, or earlier by ``gateway.config``, which raises ``InvalidConfig`` with every problem.
+
+    ``container`` and ``bus`` are what filters and plugins are given and listen to; a gateway
+    without them has its own.
     """
 
-    def __init__(self, **section: Any) -> None:
+    def __init__(
+        self, *, container: Container | None = None, bus: EventBus | None = None, **section: Any
+    ) -> None:
         self._section = section
+        self._program = Program(container, bus)
+        self._plugins: dict[str, dict[str, Any]] = {}
+        self._given_plugins: dict[str, Loaded] = {}
+        self._place: Callable[[PluginConfigError], InvalidConfig] | None = None
         self._services: dict[str, dict[str, Any]] = {}
         self._routes: list[dict[str, Any]] = []
         self._filters: list[Filter] = []
@@ -73,9 +89,15 @@ class Gateway:
     # ---------------------------------------------------------------- saying what it is
 
     @classmethod
-    def from_config(cls, config: GatewayConfig) -> Gateway:
+    def from_config(
+        cls,
+        config: GatewayConfig,
+        place: Callable[[PluginConfigError], InvalidConfig] | None = None,
+    ) -> Gateway:
+        """``place`` finds the lines of what plugins find wrong in it."""
         gateway = cls()
         gateway._config = config
+        gateway._place = place
         return gateway
 
     def service(self, name: str, *instances: Any, **options: Any) -> Service:
@@ -143,6 +165,35 @@ class Gateway:
 
         return register
 
+    def plugin(
+        self,
+        name: str,
+        source: Plugin | str | None = None,
+        *,
+        config: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Extend the gateway with a plugin: an object, or the keys of ``[plugins.NAME]``. One that
+        is given as an object is not reloaded. Raises ``PluginError`` for an object that does not
+        fit.
+        """
+        self._change()
+        if isinstance(source, Plugin):
+            self._given_plugins[name] = given(name, source, config or {}, **options)
+            return
+        said = {"source": source} if source is not None else {}
+        self._plugins[name] = {**said, "config": dict(config or {}), **options}
+
+    @property
+    def container(self) -> Container:
+        """What filters and plugins are given by type."""
+        return self._program.container
+
+    @property
+    def bus(self) -> EventBus:
+        """The events of this gateway, those of the gateway itself (``gateway.*``) among them."""
+        return self._program.bus
+
     def _change(self) -> None:
         if self._config is not None and not (self._services or self._routes or self._section):
             raise ConfigError("a gateway made from a configuration cannot be added to")
@@ -152,7 +203,12 @@ class Gateway:
     def config(self) -> GatewayConfig:
         """The validated configuration. Raises ``InvalidConfig``."""
         if self._config is None:
-            data = {"gateway": self._section, "services": self._services, "routes": self._routes}
+            data = {
+                "gateway": self._section,
+                "services": self._services,
+                "plugins": self._plugins,
+                "routes": self._routes,
+            }
             try:
                 self._config = GatewayConfig.model_validate(data)
             except ValidationError as error:
@@ -167,12 +223,25 @@ class Gateway:
             raise InvalidConfig(problems_of(error)) from None
 
     def build(self, living: Runtime | None = None) -> Build:
-        """Compile. Raises ``ConfigError``."""
+        """Compile, and load plugins; nothing of them is started. Raises ``ConfigError``."""
+        config = self.config
+        plugins = living.plugins if living is not None else PluginManager(program=self._program)
+        is_another = self._program.is_given and plugins.program is not self._program
+        try:
+            specs = plugin_specs(config.plugins, config.gateway.plugin_folders)
+            plan = plugins.load(
+                specs, self._given_plugins, program=self._program if is_another else None
+            )
+        except PluginConfigError as error:
+            if self._place is None:
+                raise
+            raise self._place(error) from None
         return build(
-            self.config,
+            config,
             self._filters,
             self._route_filters,
             living.services if living is not None else None,
+            plan,
         )
 
     # ---------------------------------------------------------------- asking
@@ -218,7 +287,11 @@ class Gateway:
         """
         made = self.build()
         runtime = Runtime(
-            loop or asyncio.get_running_loop(), made, self._apps, default_state=default_state
+            loop or asyncio.get_running_loop(),
+            made,
+            self._apps,
+            plugins=PluginManager(program=self._program),
+            default_state=default_state,
         )
         try:
             await runtime.apply(made)
@@ -361,9 +434,13 @@ def load_source(text: str, path: Path, env: Mapping[str, str] | None = None) -> 
     if folder not in sys.path:
         sys.path.insert(0, folder)
     if path.suffix != ".py":
-        return Gateway.from_config(
-            load_text(text, filename=str(path), env=os.environ if env is None else env)
-        )
+        known = os.environ if env is None else env
+        config = load_text(text, filename=str(path), env=known)
+
+        def place(error: PluginConfigError) -> InvalidConfig:
+            return InvalidConfig(placed(error.findings, text, filename=str(path), env=known))
+
+        return Gateway.from_config(config, place)
     module: dict[str, Any] = {
         "__name__": "gateway",
         "__file__": str(path),

@@ -17,7 +17,6 @@ from nexgate.config import (
     Finding,
     Flag,
     Integer,
-    ObjectPath,
     Overrides,
     Report,
     Section,
@@ -36,6 +35,9 @@ from nexgate.config import (
 )
 from nexgate.discovery import check_service_name
 from nexgate.edge.config import GatewaySection
+from nexgate.plugins import check_plugin_name
+from nexgate.plugins.config import PluginSection
+from nexgate.policies.filters.config import Filters
 from nexgate.policies.headers.config import ChangeableField, HeaderRules
 from nexgate.resilience.config import (
     BreakerConfig,
@@ -278,9 +280,9 @@ class RouteConfig(MatchConfig):
     much. A slow client then occupies no connection to the service. 0 asks at once, which streams
     need."""
 
-    filters: tuple[ObjectPath, ...] = ()
-    """Python functions (``"package.module:function"``) through which the exchanges of this route
-    pass, in order, after those of ``[gateway]``."""
+    filters: Filters = ()
+    """Python functions (``"package.module:function"``, or ``"plugin:name"``) through which the
+    exchanges of this route pass, in order, after those of ``[gateway]``."""
 
     def body_limit(self, default: int | None) -> int | None:
         """Bytes, or ``None`` for unlimited, where ``default`` is what the gateway says."""
@@ -407,6 +409,9 @@ class GatewayConfig(Section):
     services: dict[str, ServiceConfig] = {}
     """Services by name."""
 
+    plugins: dict[str, PluginSection] = {}
+    """Plugins by name."""
+
     routes: tuple[RouteConfig, ...] = ()
     """Routes. Their order only decides between routes that are equally specific."""
 
@@ -420,6 +425,11 @@ class GatewayConfig(Section):
     @classmethod
     def relations(cls, data: Mapping[str, Any]) -> Iterator[Finding]:
         services, routes = data.get("services", {}), data.get("routes", ())
+        plugins = data.get("plugins")
+        for name in plugins if isinstance(plugins, Mapping) else ():
+            if attempt(check_plugin_name, str(name)) is None:
+                hint = "lower-case letters, digits and underscores"
+                yield Finding(("plugins", name), "is not a name", hint, is_about_key=True)
         # A dict: ten thousand routes look into it, and the hint wants the file's order.
         known = dict.fromkeys(map(str, services)) if isinstance(services, Mapping) else None
         for name in known or ():

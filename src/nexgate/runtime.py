@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from nexgate.config import Section, import_object
+from nexgate.config import Objects, Section
 from nexgate.discovery import Followed, FollowStatus, Instances, follow
 from nexgate.discovery.config import provider_of
 from nexgate.edge import EdgeLimits, EdgeState, EdgeTimeouts, affordable_connections
@@ -30,8 +30,10 @@ from nexgate.http import (
     TrustedProxies,
     register_request_id_field,
 )
+from nexgate.plugins import PluginManager, PluginPlan, Program
 from nexgate.policies.answer import Answer, Redirect
 from nexgate.policies.filters import Filter
+from nexgate.policies.filters.config import FilterConfig
 from nexgate.policies.headers import request_hook, response_hook
 from nexgate.policies.rewrite import PathChange, rewrite, strip_literal, strip_prefix
 from nexgate.routing import (
@@ -57,6 +59,7 @@ from nexgate.upstream import (
     AsgiInstance,
     Forward,
     Guard,
+    MadeBalancer,
     Membership,
     ServiceState,
     Split,
@@ -64,6 +67,7 @@ from nexgate.upstream import (
     Votes,
     client_context,
     first_byte_limit,
+    make_balancer,
     upstream_timeouts,
 )
 from nexgate.upstream.balancer import LeastRequests
@@ -100,6 +104,8 @@ class Build:
     services: Mapping[str, ServiceState]
     identities: frozenset[Any]
     guards: RouteGuards
+    plugins: PluginPlan
+    objects: Objects
 
 
 def build(
@@ -107,10 +113,13 @@ def build(
     filters: Sequence[Filter] = (),
     route_filters: Mapping[int, Sequence[Filter]] | None = None,
     living: Mapping[str, ServiceState] | None = None,
+    plugins: PluginPlan | None = None,
 ) -> Build:
-    """Compile. ``living`` services are used again; new ones are made empty. Raises
-    ``ConfigError``.
+    """Compile. ``living`` services are used again; new ones are made empty. ``plugins`` are those
+    that the configuration names. Raises ``ConfigError``.
     """
+    plugins = plugins or PluginPlan({}, Program())
+    objects = plugins.objects
     rules = path_rules(config)
     section = config.gateway
     services = {
@@ -119,14 +128,16 @@ def build(
     }
     everyone = [
         *(f.hook(rules) for f in filters),
-        *(Filter(import_object(path)).hook(rules) for path in section.filters),
+        *(_named(said, objects).hook(rules) for said in section.filters),
     ]
+    for service in config.services.values():
+        _check_custom(service, objects)
     guards = _Guards(services)
     routes: list[Route[Plan]] = []
     for index, route in enumerate(config.routes):
         own = [
             *(f.hook(rules) for f in (route_filters or {}).get(index, ())),
-            *(Filter(import_object(path)).hook(rules) for path in route.filters),
+            *(_named(said, objects).hook(rules) for said in route.filters),
         ]
         plan = _plan(config, route, [*everyone, *own], guards)
         routes.append(
@@ -157,7 +168,25 @@ def build(
         None if any(route.predicates for route in routes) else {},
     )
     identities = frozenset(r.payload.identity for r in routes)
-    return Build(config, snapshot, services, identities, guards.made)
+    return Build(config, snapshot, services, identities, guards.made, plugins, objects)
+
+
+def _check_custom(service: ServiceConfig, objects: Objects) -> None:
+    """Whether what the service names is there. Raises ``ConfigError``."""
+    if service.balancer.kind == "custom":
+        make_balancer(service.balancer, objects)
+    for source in service.discover:
+        if source.kind == "custom":
+            objects.find(source.use)
+    for instance in service.instances:
+        # Importing an application runs it; a plugin is loaded already.
+        if instance.scheme == "asgi" and objects.is_of_plugin(instance.url[5:]):
+            objects.find(instance.url[5:])
+
+
+def _named(said: FilterConfig, objects: Objects) -> Filter:
+    """The filter that a configuration names."""
+    return Filter(objects.find(said.use), name=said.use, options=said.options)
 
 
 def _plan(
@@ -329,6 +358,17 @@ def edge_timeouts(config: GatewayConfig) -> EdgeTimeouts:
     return EdgeTimeouts(t.head, t.idle, t.body, t.write, t.drain, t.half_close)
 
 
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """What a service is going to be."""
+
+    members: Membership
+    config: ServiceConfig
+    instances: list[Any]
+    context: ssl.SSLContext | None
+    balancer: MadeBalancer | None
+
+
 class Runtime:
     """One per worker. Owns the services and the ``EdgeState``."""
 
@@ -338,10 +378,14 @@ class Runtime:
         first: Build,
         apps: Mapping[str, Any],
         *,
+        plugins: PluginManager | None = None,
         default_state: str = "memory",
     ) -> None:
         """``default_state``: where the state is that the configuration says nothing of."""
         self.loop = loop
+        self.plugins = plugins or PluginManager()
+        """What extends it. Their ``initialize`` gets this ``Runtime``."""
+        self.objects = first.objects
         self.services: dict[str, ServiceState] = {}
         self.apps = dict(apps)
         """ASGI applications by instance URL, for those that were given as objects."""
@@ -364,18 +408,33 @@ class Runtime:
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def apply(self, made: Build) -> None:
-        """Make a build true. New applications are started before any request can reach them."""
+        """Make a build true. New plugins and applications are started before any request can reach
+        them. Raises ``ConfigError``, and has changed nothing then.
+        """
+        await self.plugins.start(made.plugins, self)
+        try:
+            await self._apply(made)
+        except BaseException:
+            await self.plugins.abandon(made.plugins)
+            raise
+        await self.plugins.announce(made.plugins)
+
+    async def _apply(self, made: Build) -> None:
         config = made.config
         fresh: list[AsgiInstance] = []
-        planned: list[tuple[Membership, ServiceConfig, list[Any], ssl.SSLContext | None]] = []
+        planned: list[_Planned] = []
         try:
             for name, service_config in config.services.items():
                 members = self._members.get(name) or Membership(
                     made.services[name], self.loop, self._retire
                 )
-                instances, starting = members.instances_for(service_config, self._app)
+                balancer = members.balancer_for(service_config, made.objects)
+                instances, starting = members.instances_for(
+                    service_config, partial(self._app, made.objects)
+                )
                 fresh += starting
-                planned.append((members, service_config, instances, _context(service_config)))
+                context = _context(service_config)
+                planned.append(_Planned(members, service_config, instances, context, balancer))
             for instance in fresh:
                 await instance.startup()
         except BaseException:
@@ -388,15 +447,22 @@ class Runtime:
         if config.gateway.underscores != "allow":
             drop |= Kind.UNDERSCORE
         # From here on nothing awaits: the swap is one step for every request.
-        for members, service_config, instances, context in planned:
-            _configure_guards(members.service, service_config, made.guards)
-            members.configure(
-                service_config, instances, drop=drop, context=context, state=self.state
+        self.plugins.commit(made.plugins)
+        self.objects = made.objects
+        for each in planned:
+            _configure_guards(each.members.service, each.config, made.guards)
+            each.members.configure(
+                each.config,
+                each.instances,
+                drop=drop,
+                context=each.context,
+                state=self.state,
+                balancer=each.balancer,
             )
         for name, members in self._members.items():
             if name not in made.services:
                 members.clear()
-        self._members = {members.service.name: members for members, *_ in planned}
+        self._members = {each.members.service.name: each.members for each in planned}
         self.services = dict(made.services)
         self.config = config
         self.edge.configure(made.snapshot, edge_limits(config), edge_timeouts(config))
@@ -420,9 +486,9 @@ class Runtime:
         if before is not None:
             await before.aclose()
 
-    def _app(self, url: str) -> Any:
+    def _app(self, objects: Objects, url: str) -> Any:
         app = self.apps.get(url)
-        return app if app is not None else import_object(url.removeprefix("asgi:"))
+        return app if app is not None else objects.find(url.removeprefix("asgi:"))
 
     def _open_state(self, spec: str) -> State | None:
         """Open another state if it is to be another; returns the one before, to be closed."""
@@ -446,7 +512,7 @@ class Runtime:
         leaving: list[Followed] = []
         waiting: list[Followed] = []
         wanted = {
-            name: (service.discover, id(self.state))
+            name: (service.discover, id(self.state), _versions(service, self.objects))
             for name, service in config.services.items()
             if service.discover
         }
@@ -458,7 +524,12 @@ class Runtime:
                 self._members[name].found(())
         for name, made_from in wanted.items():
             if name not in self._followed:
-                provider = provider_of(made_from[0], name, self.state)
+                try:
+                    provider = provider_of(made_from[0], name, self.state, self.objects)
+                except Exception:
+                    # Everything else is in force already, and serves.
+                    _log.exception("service %s: its discovery cannot begin", name)
+                    continue
                 followed = follow(provider, partial(self._found, name))
                 self._followed[name] = made_from, followed
                 if not self._members[name].size:
@@ -506,6 +577,7 @@ class Runtime:
                 _log.exception("service %s", service.name)
 
     async def aclose(self) -> None:
+        await self.plugins.cleanup()
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
@@ -519,6 +591,11 @@ class Runtime:
             await service.aclose()
         if self.state is not None:
             await self.state.aclose()
+
+
+def _versions(config: ServiceConfig, objects: Objects) -> tuple[object, ...]:
+    """Of what custom sources are made by: another version makes another source."""
+    return tuple(objects.version(each.use) for each in config.discover if each.kind == "custom")
 
 
 def _context(config: ServiceConfig) -> ssl.SSLContext | None:

@@ -44,7 +44,8 @@ __all__ = ["run"]
 
 _log = logging.getLogger("nexgate")
 
-_WATCH_SECONDS: Final = 0.5
+_WATCH_SECONDS: Final = 0.4
+_SETTLE_SECONDS: Final = 0.1
 _STABLE_SECONDS: Final = 5.0
 _BACKOFF_MAX: Final = 10.0
 _OFFER_SECONDS: Final = 60.0
@@ -123,6 +124,7 @@ class _Supervisor:
         self.backoff = 0.0
         self.seen: dict[str, tuple[int, int, int]] = {}
         self.next_watch = 0.0
+        self.is_settling = False
         self.announced = False
         self.offer: _Offer | None = None
         self.reload_again = ""
@@ -192,14 +194,18 @@ class _Supervisor:
             if not self.announced and not self.children and not self.restart_at:
                 return 3
             if self.facts.reload and now >= self.next_watch:
-                self.next_watch = now + _WATCH_SECONDS
-                if self._look_at_files():
+                changed = self._look_at_files()
+                if self.is_settling and not changed:
                     self._reload("changed")
+                # What was changed a moment ago may still be being written.
+                self.is_settling = changed
+                self.next_watch = now + (_SETTLE_SECONDS if changed else _WATCH_SECONDS)
 
     def _wait(self) -> None:
         readers: list[Any] = [self.wake_r]
         readers += [c.control for c in self.children.values() if c.control.fileno() >= 0]
-        timeout = 0.1 if self.stopping or self.restart_at else _WATCH_SECONDS
+        is_soon = self.stopping or self.restart_at or self.is_settling
+        timeout = _SETTLE_SECONDS if is_soon else _WATCH_SECONDS
         try:
             ready, _, _ = select.select(readers, [], [], timeout)
         except InterruptedError:
@@ -680,7 +686,7 @@ def _examine(text: str, path: Path, overrides: Overrides) -> bytes:
         gateway = load_source(text, path)
         gateway.override(overrides)
         config = gateway.config
-        gateway.build()
+        made = gateway.build()
         for each in config.gateway.listen:
             listener_tls(each.tls)
     except InvalidConfig as error:
@@ -695,6 +701,8 @@ def _examine(text: str, path: Path, overrides: Overrides) -> bytes:
         for pair in (each.tls, *each.tls.sni.values())
         for name in (pair.certificate, pair.key)
     ]
+    files += made.plugins.files
+    files += map(str, section.plugin_folders)
     workers = section.workers
     return json.dumps(
         {

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
-from nexgate.cli import check, demo, explain, init, routes, run, sidecar, version
+from nexgate.cli import check, demo, explain, init, plugins, routes, run, sidecar, version
 from nexgate.cli._exit import ExitCode
 
 app = typer.Typer(
@@ -26,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (run, check, routes, explain, init, demo, sidecar, version):
+for _module in (run, check, routes, explain, init, plugins, demo, sidecar, version):
     _module.register(app)
 
 
@@ -38,7 +41,7 @@ def _root() -> None:
 def invoke(argv: list[str]) -> int:
     """Run one command line. Errors of ours become a message and an exit code, never a traceback."""
     try:
-        get_command(app).main(argv, prog_name="nexgate")
+        _command(argv).main(argv, prog_name="nexgate")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else ExitCode.OK
     except KeyboardInterrupt:
@@ -49,6 +52,18 @@ def invoke(argv: list[str]) -> int:
             raise  # a defect of ours: its traceback is what we need to see
         return code
     return ExitCode.OK
+
+
+def _command(argv: list[str]) -> Any:
+    """What ``argv`` is for: our commands, and that of a plugin when none of ours has the name."""
+    command = get_command(app)
+    assert isinstance(command, TyperGroup)
+    name = argv[0] if argv else "-"
+    if not name.startswith("-") and name not in command.commands:
+        found = plugins.command_of(name)
+        if found is not None:
+            command.add_command(found, name)
+    return command
 
 
 def _report(error: Exception) -> ExitCode | None:

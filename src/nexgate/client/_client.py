@@ -460,6 +460,7 @@ class ServiceClient:
         loop, config = self._loop, self._config
         assert loop is not None
         self._members = members = Membership(self._state, loop, self._retire)
+        balancer = members.balancer_for(config)
         listed, apps = members.instances_for(config, _import)
         try:
             for app in apps:
@@ -471,7 +472,9 @@ class ServiceClient:
         has_tls = any(each.scheme == "https" for each in config.instances)
         needs_tls = has_tls or config.tls is not None or self._provider is not None
         context = client_context(config) if needs_tls else None
-        members.configure(config, listed, drop=_DROP, context=context, state=None)
+        members.configure(
+            config, listed, drop=_DROP, context=context, state=None, balancer=balancer
+        )
         self._ticker = loop.call_later(_TICK, self._tick)
         if self._provider is not None:
             self._followed = follow(self._provider, members.found)

@@ -11,6 +11,7 @@ from .certificates import check_authorities, check_certificate
 from .environment import FromEnv
 from .fields import (
     FROM_ENV,
+    ExistingFolder,
     Flag,
     Integer,
     Number,
@@ -22,7 +23,7 @@ from .fields import (
 )
 from .hints import did_you_mean, nearest
 from .lines import KeyPath, Span, spans
-from .loader import MAX_BYTES, Report, examine, parse, read_text
+from .loader import MAX_BYTES, Report, examine, parse, placed, read_text
 from .names import (
     FieldName,
     FieldValue,
@@ -31,9 +32,9 @@ from .names import (
     parse_field_name,
     parse_token,
 )
-from .objects import import_object
+from .objects import MODULES, Objects, import_object
 from .overrides import Overrides
-from .problems import InvalidConfig, Problem, Severity, problems_of, render
+from .problems import InvalidConfig, Problem, Severity, problem_of, problems_of, render
 from .quantities import (
     Duration,
     PositiveDuration,
@@ -45,14 +46,16 @@ from .quantities import (
     size,
 )
 from .secret import SecretText
-from .section import Finding, Section, attempt, peek, wrong
+from .section import Finding, Section, attempt, findings, peek, wrong
 from .shapes import OneOrMany, Short
 from .statuses import parse_status_range
 
 __all__ = [
     "FROM_ENV",
     "MAX_BYTES",
+    "MODULES",
     "Duration",
+    "ExistingFolder",
     "FieldName",
     "FieldValue",
     "Finding",
@@ -64,6 +67,7 @@ __all__ = [
     "KeyPath",
     "Number",
     "ObjectPath",
+    "Objects",
     "OneOrMany",
     "Overrides",
     "PositiveDuration",
@@ -84,6 +88,7 @@ __all__ = [
     "check_certificate",
     "did_you_mean",
     "examine",
+    "findings",
     "import_object",
     "integer",
     "nearest",
@@ -98,6 +103,8 @@ __all__ = [
     "parse_status_range",
     "parse_token",
     "peek",
+    "placed",
+    "problem_of",
     "problems_of",
     "read_text",
     "render",

@@ -151,6 +151,26 @@ def _names_beside(path: Path) -> list[str]:
         return []
 
 
+def _folder(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
+        raise wrong("must be the path of a folder")
+    directory = (info.context or {}).get("directory")
+    path = Path(value) if directory is None else Path(directory) / value
+    if not path.is_dir():
+        hint = "it is looked for beside the configuration"
+        raise wrong("names a folder that does not exist", hint)
+    return path
+
+
+ExistingFolder = Annotated[
+    Path,
+    PlainValidator(_folder),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"$comment": "folder", "type": "string"}),
+]
+"""A folder that exists, relative to the configuration as ``ReadableFile``."""
+
+
 ReadableFile = Annotated[
     Path,
     PlainValidator(_readable),

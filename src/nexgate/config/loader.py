@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from .environment import substitute
 from .places import Places
 from .problems import InvalidConfig, Problem
-from .section import Section, findings
+from .section import Finding, Section, findings
 from .syntax import syntax_problem
 
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -92,6 +92,16 @@ def examine(
         # tomllib, the walk over variables and the scan for lines all follow the nesting.
         message = "the document is nested too deeply"
         return Report(None, (Problem("", message, file=filename),))
+
+
+def placed(
+    found: Iterable[Finding], text: str, *, filename: str, env: Mapping[str, str]
+) -> tuple[Problem, ...]:
+    """Give findings that came after ``parse`` their places in the text it was given."""
+    text = _clean(text, filename)
+    tree = _tree(text, filename)
+    places = Places(text, tree, substitute(tree, env), filename)
+    return tuple(sorted((places.problem(finding) for finding in found), key=_order))
 
 
 def _clean(text: str, filename: str) -> str:

@@ -21,11 +21,13 @@ from .section import Finding, findings, reraise
 class Short:
     """A section that may be written as one value.
 
-    With ``Short("path")``, ``health = "/health"`` means ``health = { path = "/health" }``.
+    With ``Short("path")``, ``health = "/health"`` means ``health = { path = "/health" }``. With
+    ``may_be_custom``, ``"module:name"`` means ``{ kind = "custom", use = "module:name" }``.
     """
 
     key: str
     types: tuple[type, ...] = (str,)
+    may_be_custom: bool = False
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -37,6 +39,8 @@ class Short:
             isinstance(value, bool) and bool not in self.types
         ):
             return handler(value)
+        if self.may_be_custom and isinstance(value, str) and ":" in value:
+            return handler({"kind": "custom", "use": value})
         try:
             return handler({self.key: value})
         except ValidationError as error:

@@ -21,12 +21,15 @@ from pydantic import (
 )
 
 from nexgate.config import (
+    MODULES,
     FieldName,
     FieldValue,
     Finding,
     Flag,
     Integer,
     Number,
+    ObjectPath,
+    Objects,
     PositiveDuration,
     ReadableFile,
     SecretText,
@@ -49,11 +52,13 @@ from nexgate.discovery.providers import (
 )
 from nexgate.discovery.providers._dns import parse_nameserver
 from nexgate.discovery.providers._http import split_url
+from nexgate.errors import ConfigError
 from nexgate.fetch import Origin
 from nexgate.state import State
 
 __all__ = [
     "ConsulConfig",
+    "CustomProviderConfig",
     "DiscoverConfig",
     "DnsConfig",
     "FileConfig",
@@ -455,8 +460,42 @@ class HttpConfig(Section):
         )
 
 
+class CustomProviderConfig(Section):
+    """Instances from a source of your own."""
+
+    foreign: ClassVar[Mapping[str, str]] = {
+        "name": "the key is use",
+        "class": "the key is use",
+        "config": "the key is options",
+    }
+
+    kind: Literal["custom"] = "custom"
+    """Selects this source."""
+
+    use: ObjectPath = Field(examples=['"package.module:Provider"'])
+    """What makes it, called with the service's name and ``options``: ``"package.module:Class"``, or
+    ``"plugin:name"`` for one that a plugin has. It makes a ``nexgate.discovery.Provider``."""
+
+    options: dict[str, Any] = {}
+    """Keyword arguments."""
+
+    def provider(self, service: str, objects: Objects) -> Provider:
+        """What this describes. Raises ``ConfigError``."""
+        made = objects.find(self.use)(service, **self.options)
+        if not callable(getattr(made, "watch", None)):
+            raise ConfigError(f"{self.use} made {type(made).__name__}, which is no Provider")
+        provider: Provider = made
+        return provider
+
+
 DiscoverConfig = (
-    FileConfig | DnsConfig | RegistryConfig | ConsulConfig | KubernetesConfig | HttpConfig
+    FileConfig
+    | DnsConfig
+    | RegistryConfig
+    | ConsulConfig
+    | KubernetesConfig
+    | HttpConfig
+    | CustomProviderConfig
 )
 """One source, told apart by ``kind``. Use it as
 ``Annotated[DiscoverConfig, Field(discriminator="kind"), Short("kind")]``, so that ``"registry"``
@@ -464,8 +503,18 @@ alone is one, too."""
 
 
 def provider_of(
-    sources: Sequence[DiscoverConfig], service: str, state: State | ServiceRegistry
+    sources: Sequence[DiscoverConfig],
+    service: str,
+    state: State | ServiceRegistry,
+    objects: Objects = MODULES,
 ) -> Provider:
-    """What all of them together know of a service."""
-    providers = [source.provider(service, state) for source in sources]
+    """What all of them together know of a service. Raises ``ConfigError`` for what ``use`` names
+    in vain.
+    """
+    providers = [
+        source.provider(service, objects)
+        if isinstance(source, CustomProviderConfig)
+        else source.provider(service, state)
+        for source in sources
+    ]
     return providers[0] if len(providers) == 1 else United(providers)

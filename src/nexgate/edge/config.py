@@ -14,12 +14,12 @@ from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, mod
 from nexgate.config import (
     FROM_ENV,
     Duration,
+    ExistingFolder,
     FieldName,
     Finding,
     Flag,
     HostPattern,
     Integer,
-    ObjectPath,
     OneOrMany,
     PositiveDuration,
     ReadableFile,
@@ -41,6 +41,7 @@ from nexgate.config import (
     unquoted,
     wrong,
 )
+from nexgate.policies.filters.config import Filters
 from nexgate.state import parse_state_spec
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -404,7 +405,7 @@ class GatewaySection(Section):
         "proxies": "the key is trusted_proxies",
         "trusted_ips": "the key is trusted_proxies",
         "real_ip_from": "the key is trusted_proxies",
-        "plugins": "the key is filters",
+        "plugins": "it stands beside [gateway]: [plugins.NAME]",
         "middlewares": "the key is filters",
         "middleware": "the key is filters",
         "services": "it stands beside [gateway]: [services.NAME]",
@@ -504,9 +505,13 @@ class GatewaySection(Section):
     """What a reload does with tunnels and streams of routes that it changed or removed: they go on,
     they are given ``timeouts.drain``, or they are closed at once. Others are never touched."""
 
-    filters: tuple[ObjectPath, ...] = ()
-    """Python functions (``"package.module:function"``) through which every exchange passes, in
-    order."""
+    filters: Filters = ()
+    """Python functions (``"package.module:function"``, or ``"plugin:name"``) through which every
+    exchange passes, in order."""
+
+    plugin_folders: tuple[ExistingFolder, ...] = ()
+    """Folders in which every ``.py`` file and every package is a plugin; ``[plugins.NAME]``
+    configures it."""
 
     reload: Flag = True
     """Whether the file is watched and read again when it changes. A file with problems is reported

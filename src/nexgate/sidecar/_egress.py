@@ -180,7 +180,12 @@ class Egress:
         config = called.config
         listed, _ = called.members.instances_for(config, _no_application)
         called.members.configure(
-            config, listed, drop=DROP_ALWAYS, context=self._context(config), state=self._state
+            config,
+            listed,
+            drop=DROP_ALWAYS,
+            context=self._context(config),
+            state=self._state,
+            balancer=called.members.balancer_for(config),
         )
 
     def _context(self, config: ServiceConfig) -> ssl.SSLContext:

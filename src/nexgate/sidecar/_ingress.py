@@ -56,7 +56,7 @@ class Ingress:
         listed, _ = members.instances_for(local, lambda url: None)
         # An underscore is a hyphen to many programs, and would forge the caller's name.
         drop = DROP_ALWAYS | Kind.UNDERSCORE
-        members.configure(local, listed, drop=drop, context=None, state=state)
+        members.configure(local, listed, drop=drop, context=None, state=state, balancer=None)
         self.plan = Plan(
             "ingress",
             Forward(self.service),

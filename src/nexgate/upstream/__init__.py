@@ -6,9 +6,11 @@ from nexgate.upstream._forward import Forward, Split
 from nexgate.upstream._guard import GUARDED, Guard
 from nexgate.upstream._instance import Address, InstanceState, PoolLimits, UpstreamTimeouts
 from nexgate.upstream._membership import (
+    MadeBalancer,
     Membership,
     client_context,
     first_byte_limit,
+    make_balancer,
     upstream_timeouts,
 )
 from nexgate.upstream._service import ServiceState
@@ -23,6 +25,7 @@ __all__ = [
     "Forward",
     "Guard",
     "InstanceState",
+    "MadeBalancer",
     "Membership",
     "PoolLimits",
     "ServiceState",
@@ -31,5 +34,6 @@ __all__ = [
     "Votes",
     "client_context",
     "first_byte_limit",
+    "make_balancer",
     "upstream_timeouts",
 ]

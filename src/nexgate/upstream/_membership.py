@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+from nexgate.config import MODULES, Objects
 from nexgate.discovery import Instances, ServiceInstance
+from nexgate.errors import ConfigError
 from nexgate.state import State
 from nexgate.upstream._asgi import AsgiInstance
 from nexgate.upstream._instance import Address, InstanceState, PoolLimits, UpstreamTimeouts
@@ -28,10 +30,26 @@ from nexgate.upstream.balancer import (
     StickyCookie,
     WeightedRandom,
 )
-from nexgate.upstream.config import BalancerConfig, InstanceConfig, ServiceConfig, TimeoutConfig
+from nexgate.upstream.config import (
+    BalancerConfig,
+    CustomBalancerConfig,
+    InstanceConfig,
+    ServiceConfig,
+    TimeoutConfig,
+)
 from nexgate.upstream.health import Probe, ProbeSettings
 
-__all__ = ["Membership", "client_context", "first_byte_limit", "upstream_timeouts"]
+__all__ = [
+    "MadeBalancer",
+    "Membership",
+    "client_context",
+    "first_byte_limit",
+    "make_balancer",
+    "upstream_timeouts",
+]
+
+MadeBalancer = tuple[object, Balancer]
+"""What it was made from, to be compared, and itself."""
 
 _FOREVER = 10.0 * 365 * 86400
 
@@ -51,6 +69,7 @@ class Membership:
         self._state: State | None = None
         self._listed: dict[str, tuple[Any, InstanceConfig]] = {}
         self._found: dict[str, tuple[Any, ServiceInstance]] = {}
+        self._balancer_from: object = None
 
     @property
     def size(self) -> int:
@@ -78,6 +97,18 @@ class Membership:
                 instances.append(known or self._make(each.url))
         return instances, fresh
 
+    def balancer_for(
+        self, config: ServiceConfig, objects: Objects = MODULES
+    ) -> MadeBalancer | None:
+        """The balancer of ``config``; ``None`` when the present one is that. Changes nothing.
+        Raises ``ConfigError``.
+        """
+        said = config.balancer
+        made_from = said, objects.version(said.use) if said.kind == "custom" else None
+        return (
+            None if self._balancer_from == made_from else (made_from, make_balancer(said, objects))
+        )
+
     def _known(self, url: str) -> Any:
         entry = self._listed.get(url) or self._found.get(url)
         return entry[0] if entry is not None else None
@@ -96,12 +127,13 @@ class Membership:
         drop: int,
         context: ssl.SSLContext | None,
         state: State | None,
+        balancer: MadeBalancer | None,
     ) -> None:
         """Take over a configuration, with the instances that it lists. ``drop``: kinds of field
-        that never reach an instance; ``state``: where probers agree who asks.
+        that never reach an instance; ``state``: where probers agree who asks; ``balancer``: what
+        ``balancer_for`` made, if it made one.
         """
         service = self.service
-        before = self._config
         self._config = config
         self._drop = drop
         self._context = context
@@ -119,8 +151,8 @@ class Membership:
         for instance, found in self._found.values():
             self._configure_found(instance, found)
         self._publish()
-        if before is None or before.balancer != config.balancer:
-            service.balancer = make_balancer(config.balancer)
+        if balancer is not None:
+            self._balancer_from, service.balancer = balancer
 
     def found(self, instances: Instances) -> None:
         """The whole set that discovery knows now. Applications are not found: they would have to
@@ -239,8 +271,8 @@ def first_byte_limit(timeout: TimeoutConfig, per_try: float | None) -> float | N
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def make_balancer(config: BalancerConfig) -> Balancer:
-    """A new balancer as configured."""
+def make_balancer(config: BalancerConfig, objects: Objects = MODULES) -> Balancer:
+    """A new balancer as configured. Raises ``ConfigError`` for one that is none."""
     match config.kind:
         case "least-requests":
             return LeastRequests()
@@ -254,6 +286,24 @@ def make_balancer(config: BalancerConfig) -> Balancer:
             return ConsistentHash(config.key)
         case "sticky-cookie":
             return StickyCookie(config.cookie, None if config.ttl is None else int(config.ttl))
+        case "custom":
+            return _custom_balancer(config, objects)
+
+
+def _custom_balancer(config: CustomBalancerConfig, objects: Objects) -> Balancer:
+    make = objects.find(config.use)
+    try:
+        made = make(**config.options)
+    except Exception as error:
+        raise ConfigError(f"{config.use}: {type(error).__name__}: {error}") from error
+    lacking = [
+        n for n in ("rebuild", "pick", "on_response") if not callable(getattr(made, n, None))
+    ]
+    if lacking:
+        kind = type(made).__name__
+        raise ConfigError(f"{config.use} made {kind}, which is no Balancer: no {lacking[0]}")
+    balancer: Balancer = made
+    return balancer
 
 
 @cache

@@ -13,6 +13,7 @@ from nexgate.config import (
     Flag,
     Integer,
     Number,
+    ObjectPath,
     PositiveDuration,
     ReadableFile,
     Section,
@@ -238,6 +239,26 @@ class StickyCookieConfig(Section):
     """How long the cookie lives; ``"none"`` until the browser closes."""
 
 
+class CustomBalancerConfig(Section):
+    """A balancer of your own. Its short form is what ``use`` says."""
+
+    foreign: ClassVar[Mapping[str, str]] = {
+        "name": "the key is use",
+        "class": "the key is use",
+        "config": "the key is options",
+    }
+
+    kind: Literal["custom"] = "custom"
+    """Selects this balancer."""
+
+    use: ObjectPath = Field(examples=['"package.module:Balancer"'])
+    """What makes it, called with ``options``: ``"package.module:Class"``, or ``"plugin:name"`` for
+    one that a plugin has. It makes a ``nexgate.upstream.balancer.Balancer``."""
+
+    options: dict[str, Any] = {}
+    """Keyword arguments."""
+
+
 BalancerConfig = (
     LeastRequestsConfig
     | RoundRobinConfig
@@ -245,6 +266,7 @@ BalancerConfig = (
     | EwmaConfig
     | ConsistentHashConfig
     | StickyCookieConfig
+    | CustomBalancerConfig
 )
 
 
@@ -524,16 +546,20 @@ class ServiceConfig(Section):
     )
     """URLs, or tables with ``url`` and ``weight``. At least one, unless ``discover`` finds some."""
 
-    discover: tuple[Annotated[DiscoverConfig, Field(discriminator="kind"), Short("kind")], ...] = ()
+    discover: tuple[
+        Annotated[DiscoverConfig, Field(discriminator="kind"), Short("kind", may_be_custom=True)],
+        ...,
+    ] = ()
     """Where further instances come from: ``"registry"``, or tables with ``kind``: ``"file"``,
-    ``"dns"``, ``"registry"``, ``"consul"``, ``"kubernetes"``, ``"http"``. Several are united; one
-    that is away keeps what it said last."""
+    ``"dns"``, ``"registry"``, ``"consul"``, ``"kubernetes"``, ``"http"``, or ``"plugin:name"`` for
+    one of your own. Several are united; one that is away keeps what it said last."""
 
-    balancer: Annotated[BalancerConfig, Field(discriminator="kind"), Short("kind")] = (
-        LeastRequestsConfig()
-    )
+    balancer: Annotated[
+        BalancerConfig, Field(discriminator="kind"), Short("kind", may_be_custom=True)
+    ] = LeastRequestsConfig()
     """Who gets the next request: ``"least-requests"``, ``"round-robin"``, ``"random"``, ``"ewma"``,
-    ``"consistent-hash"`` or ``"sticky-cookie"``, or a table with ``kind`` and its options."""
+    ``"consistent-hash"`` or ``"sticky-cookie"``, or a table with ``kind`` and its options, or
+    ``"plugin:name"`` for one of your own."""
 
     health: Annotated[HealthConfig, Short("path")] | None = None
     """Active probes; the short form is their path. Unset: none."""

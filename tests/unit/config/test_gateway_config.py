@@ -314,8 +314,8 @@ def test_a_mistake_in_instances(instances: str, message: str, hint: str) -> None
 @pytest.mark.parametrize(
     ("line", "path", "message", "hint"),
     [
-        ('balancer = "weighted"', "balancer", "must be one of least-requests, round-robin, random, ewma, consistent-hash, sticky-cookie", ""),
-        ('balancer = "round_robin"', "balancer", "must be one of least-requests, round-robin, random, ewma, consistent-hash, sticky-cookie", 'did you mean "round-robin"?'),
+        ('balancer = "weighted"', "balancer", "must be one of least-requests, round-robin, random, ewma, consistent-hash, sticky-cookie, custom", ""),
+        ('balancer = "round_robin"', "balancer", "must be one of least-requests, round-robin, random, ewma, consistent-hash, sticky-cookie, custom", 'did you mean "round-robin"?'),
         ('balancer = { kind = "consistent-hash", key = "heder:X" }', "balancer.key", "is not a part of a request", 'did you mean "header"?'),
         ('balancer = { kind = "consistent-hash", key = "header:" }', "balancer.key", "lacks the name", 'write "header:NAME"'),
         ('balancer = { kind = "consistent-hash", key = "ip" }', "balancer.key", "is not a part of a request", 'one of "client", "path", "header:NAME", "cookie:NAME", "query:NAME"'),
@@ -335,7 +335,7 @@ def test_a_mistake_in_instances(instances: str, message: str, hint: str) -> None
         ("tls = { verify = false }", "tls", "has no effect: no instance is https", "write https:// in the URLs"),
         ('host = "a/b"', "", "is not a host name", ""),
         ('discover = [{ kind = "dns", host = "http://x", port = 1 }]', "discover[0].host", "is not a name in DNS", "a name only: no scheme, no path"),
-        ('discover = ["registrie"]', "discover[0]", "must be one of file, dns, registry, consul, kubernetes, http", 'did you mean "registry"?'),
+        ('discover = ["registrie"]', "discover[0]", "must be one of file, dns, registry, consul, kubernetes, http, custom", 'did you mean "registry"?'),
         ("breaker = { failure_ratio = 2.0 }", "breaker.failure_ratio", "must be at most 1", ""),
         ("retry = { attempts = 3, retries = 2 }", "retry.retries", "is not a key here", "the key is attempts; it counts the first try: retries + 1"),
         ('bulkhead = "adaptve"', "bulkhead", 'must be a whole number or "adaptive"', ""),
@@ -671,7 +671,7 @@ def test_the_links_of_the_reference_page_lead_somewhere() -> None:
 def test_the_schema_knows_every_key_and_no_other() -> None:
     schema = GatewayConfig.json_schema()
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert set(schema["properties"]) == {"$schema", "gateway", "services", "routes"}
+    assert set(schema["properties"]) == {"$schema", "gateway", "services", "plugins", "routes"}
     for name, definition in schema["$defs"].items():
         assert definition["additionalProperties"] is False, name
         for key, field in definition["properties"].items():

@@ -1,0 +1,46 @@
+"""What the plugins of a program share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nexgate.di import Container
+    from nexgate.events import EventBus
+    from nexgate.tasks import Supervisor
+
+__all__ = ["Program"]
+
+
+class Program:
+    """Dependencies and events of a program, made at their first use unless they are given."""
+
+    def __init__(self, container: Container | None = None, bus: EventBus | None = None) -> None:
+        self.is_given = container is not None or bus is not None
+        """Whether it is somebody else's, too."""
+        self._container = container
+        self._bus = bus
+
+    @property
+    def container(self) -> Container:
+        """The program's dependencies."""
+        if self._container is None:
+            from nexgate.di import Container
+
+            self._container = Container()
+        return self._container
+
+    @property
+    def bus(self) -> EventBus:
+        """The program's events."""
+        if self._bus is None:
+            from nexgate.events import EventBus
+
+            self._bus = EventBus()
+        return self._bus
+
+    def tasks(self, name: str) -> Supervisor:
+        """A supervisor for one plugin."""
+        from nexgate.tasks import Supervisor
+
+        return Supervisor(name)
