@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 _POLL: Final = 5.0
 _MOST_DELIVERIES: Final = 20
+_TRIM_EVERY: Final = 512
 _FOR: Final = "Nexgate-For"
 
 
@@ -85,6 +86,7 @@ class JetStream:
         self._connection: Any = None
         self._js: Any = None
         self._groups: dict[str, _Group] = {}
+        self._settled = 0
 
     # ---------------------------------------------------------------- its life
 
@@ -93,22 +95,25 @@ class JetStream:
             return
         api = self._nats.js.api
         try:
-            self._connection = await self._nats.connect(
-                self._url,
-                connect_timeout=self._timeout,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=0.25,
-                error_cb=_quiet,
-            )
+            # With endless reconnection, which we want later, it would never say that it cannot.
+            async with asyncio.timeout(self._timeout):
+                self._connection = await self._nats.connect(
+                    self._url,
+                    connect_timeout=self._timeout,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.25,
+                    error_cb=_quiet,
+                )
         except Exception as error:
-            raise JetStreamError(f"{self._place}: {error}") from None
+            why = str(error) or "it does not answer"
+            raise JetStreamError(f"{self._place}: {why}") from None
         self._js = self._connection.jetstream(timeout=self._timeout)
         for name, subjects, config in (
             (
                 self._stream,
                 [f"{self._stream}.*.>"],
                 {
-                    # Interest: what every group has handled is gone. Limits would keep it.
+                    # Not "interest": what is published before the first group would be lost.
                     "retention": api.RetentionPolicy.LIMITS,
                     "max_msgs": self._max_pending,
                     "discard": api.DiscardPolicy.NEW,
@@ -170,7 +175,24 @@ class JetStream:
     async def _append(self, event: Event, headers: dict[str, str]) -> None:
         subject = f"{self._stream}.{self._partition_of(event)}.{event.name}"
         body = encode(event)
-        await self._ask(lambda: self._js.publish(subject, body, headers=headers))
+        try:
+            await self._ask(lambda: self._js.publish(subject, body, headers=headers))
+        except BacklogFull:
+            await self._trim()
+            await self._ask(lambda: self._js.publish(subject, body, headers=headers))
+
+    async def _trim(self) -> None:
+        """Forget what every group has handled."""
+        last = (await self._ask(lambda: self._js.stream_info(self._stream))).state.last_seq
+        consumers = await self._ask(lambda: self._js.consumers_info(self._stream))
+        if not consumers:
+            return
+        floor = min(
+            each.ack_floor.stream_seq if each.num_pending or each.num_ack_pending else last
+            for each in consumers
+        )
+        if floor:
+            await self._ask(lambda: self._js.purge_stream(self._stream, seq=floor + 1))
 
     # ---------------------------------------------------------------- claiming
 
@@ -255,6 +277,9 @@ class JetStream:
 
     async def done(self, group: str, claim: Claim) -> None:
         await self._ask(lambda: claim.token.ack_sync(timeout=self._timeout))
+        self._settled += 1
+        if self._settled % _TRIM_EVERY == 0:
+            await self._trim()
 
     async def retry(self, group: str, claim: Claim, delay: float) -> None:
         await self._ask(lambda: claim.token.nak(delay=max(delay, 0.001)))

@@ -120,6 +120,7 @@ class MemoryEvents:
         if row is not None:
             row.failures += 1
             row.until, row.due, row.token = 0.0, self._clock() + delay, None
+        self._changed.set()  # there is something new to wait for
 
     async def give_back(self, group: str, claims: Sequence[Claim]) -> None:
         for claim in claims:

@@ -148,14 +148,20 @@ class RedisStreams:
         fields: list[Any] = ["e", encode(event)]
         if only:
             fields += ["g", only]
-        keys = [self._stream(self._partition_of(event)), f"{self._prefix}:id:{chosen}"]
+        number = self._partition_of(event)
+        keys = [self._stream(number), f"{self._prefix}:id:{chosen}"]
         args = [chosen, _DEDUPE_SECONDS, self._max_pending, *fields]
-        try:
-            await self.link.run(_APPEND, keys, args)
-        except RedisError as error:
-            if "BACKLOG" in str(error):
-                raise BacklogFull(f"{self.link.place}: {self._max_pending} events wait") from None
-            raise
+        for is_trimmed in (False, True):
+            try:
+                await self.link.run(_APPEND, keys, args)
+                return
+            except RedisError as error:
+                if "BACKLOG" not in str(error):
+                    raise
+                if is_trimmed:
+                    message = f"{self.link.place}: {self._max_pending} events wait"
+                    raise BacklogFull(message) from None
+            await self._trim(number)
 
     # ---------------------------------------------------------------- holding partitions
 
@@ -402,6 +408,7 @@ class RedisStreams:
         if entry is not None:
             entry.failures, entry.takeovers = entry.failures + 1, 0
             entry.due, entry.is_claimed = time.monotonic() + delay, False
+        self._groups[group].changed.set()  # there is something new to wait for
 
     async def give_back(self, group: str, claims: Sequence[Claim]) -> None:
         for claim in claims:
