@@ -192,4 +192,4 @@ def _caption(node: Node) -> str:
 
 
 def _style(node: Node) -> str:
-    return "broken" if node.problem is not None else node.lifetime
+    return "broken" if node.fault is not None else node.lifetime
