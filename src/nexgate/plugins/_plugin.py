@@ -104,7 +104,8 @@ class Plugin(ABC):
         """The program's dependencies. What is registered here is the plugin's own, and goes with
         it.
         """
-        return self._running.container
+        found: Container = self._running.container
+        return found
 
     @property
     def bus(self) -> EventBus:
@@ -112,7 +113,8 @@ class Plugin(ABC):
         done, in the same step in which the version before stops getting any, and go with the
         plugin.
         """
-        return self._running.bus
+        found: EventBus = self._running.bus
+        return found
 
     @property
     def tasks(self) -> Supervisor:

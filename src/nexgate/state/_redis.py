@@ -16,8 +16,8 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
+from nexgate.redis_link import as_redis_url, cancellable, without_credentials
 from nexgate.state._state import (
     Changes,
     Clock,
@@ -105,8 +105,8 @@ class RedisState:
                 "state in Redis or Valkey needs redis-py: pip install 'nexgate[redis]'"
             ) from None
         self._redis: Any = redis
-        self._url = _as_redis(url)
-        self.place = _without_credentials(self._url)
+        self._url = as_redis_url(url)
+        self.place = without_credentials(self._url)
         """Where it is, for people: scheme, host, port and database."""
         self._prefix = prefix.encode()
         self._channel = f"{prefix}changes"
@@ -251,7 +251,7 @@ class RedisState:
                     # One connection found out. Each of the others would fail an operation, too.
                     self._is_stale = False
                     await self._client.connection_pool.disconnect(inuse_connections=False)
-                answer = await _cancellable(question())
+                answer = await cancellable(question())
         except (TimeoutError, errors.TimeoutError):
             raise self._lost(f"no answer within {self._timeout} s") from None
         except (OSError, errors.ConnectionError, errors.ReadOnlyError) as error:
@@ -428,12 +428,12 @@ class _Feed:
             while True:
                 wait = self._timeout if is_asked else _ASK_ALIVE_EVERY
                 async with asyncio.timeout(wait + self._timeout):
-                    message = await _cancellable(self._pubsub.get_message(timeout=wait))
+                    message = await cancellable(self._pubsub.get_message(timeout=wait))
                 if message is None:
                     if is_asked:
                         raise TimeoutError
                     async with asyncio.timeout(self._timeout):
-                        await _cancellable(self._pubsub.ping())
+                        await cancellable(self._pubsub.ping())
                     is_asked = True
                     continue
                 is_asked = False
@@ -454,20 +454,6 @@ class _Feed:
                     await pubsub.aclose()
 
 
-async def _cancellable(question: Awaitable[T]) -> T:
-    """Await, and be cancelled when cancelled.
-
-    redis-py waits with ``asyncio.wait_for``, which before Python 3.12 forgets a cancellation that
-    arrives together with the answer; the task would then go on for ever.
-    """
-    task = asyncio.current_task()
-    before = 0 if task is None else task.cancelling()
-    answer = await question
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
-    return answer
-
-
 def _difference(before: dict[str, _Record], after: dict[str, _Record]) -> frozenset[str]:
     nothing = (None, 0.0)
     return frozenset(
@@ -475,20 +461,3 @@ def _difference(before: dict[str, _Record], after: dict[str, _Record]) -> frozen
         for key in before.keys() | after.keys()
         if before.get(key, nothing)[0] != after.get(key, nothing)[0]
     )
-
-
-def _as_redis(url: str) -> str:
-    """redis-py knows Redis's names of the schemes only."""
-    scheme, _, rest = url.partition(":")
-    known = {
-        "valkey": "redis",
-        "valkeys": "rediss",
-        "redis+unix": "unix",
-        "valkey+unix": "unix",
-    }
-    return f"{known.get(scheme, scheme)}:{rest}"
-
-
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,0 +1,190 @@
+"""CloudEvents 1.0.2, the form of events on the wire: structured JSON, and binary over HTTP.
+
+=================  ============================================================
+``name``           ``type``
+``key``            ``partitionkey`` (extension "partitioning")
+``correlation``    ``correlationid``, ``causation`` ``causationid`` (extension "correlation")
+``traceparent``    ``traceparent`` (extension "distributed tracing")
+``data``           ``data``, as JSON
+=================  ============================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+from pydantic_core import to_json, to_jsonable_python
+
+from ._errors import EventError
+from ._event import Event
+from ._topics import check_topic
+
+__all__ = ["InvalidCloudEvent", "from_cloudevent", "from_http", "to_cloudevent", "to_http"]
+
+CONTENT_TYPE: Final = "application/cloudevents+json"
+_MAX_BYTES: Final = 1024 * 1024
+_MAX_DEPTH: Final = 64
+
+_ATTRIBUTES: Final = {
+    "key": "partitionkey",
+    "subject": "subject",
+    "correlation": "correlationid",
+    "causation": "causationid",
+    "traceparent": "traceparent",
+}
+
+
+class InvalidCloudEvent(EventError):
+    """Something that was received is no CloudEvent."""
+
+
+def to_cloudevent(event: Event) -> dict[str, Any]:
+    """The event as a mapping of JSON values: ``json.dumps`` of it is the structured form. Raises
+    ``EventError`` for data that JSON cannot have.
+    """
+    found = _attributes(event)
+    try:
+        found["data"] = to_jsonable_python(event.data)
+    except Exception as error:
+        raise EventError(f"{event.name}: its data is not JSON: {error}") from None
+    return found
+
+
+def encode(event: Event) -> bytes:
+    """The structured form."""
+    try:
+        return to_json({**_attributes(event), "data": event.data})
+    except Exception as error:
+        raise EventError(f"{event.name}: its data is not JSON: {error}") from None
+
+
+def _attributes(event: Event) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": event.source or "nexgate",
+        "type": event.name,
+        "time": event.time_text,
+        "datacontenttype": "application/json",
+    }
+    for ours, theirs in _ATTRIBUTES.items():
+        value = getattr(event, ours)
+        if value is not None:
+            found[theirs] = value
+    return found
+
+
+def from_cloudevent(said: Mapping[str, Any] | bytes | str) -> Event:
+    """The event that a structured CloudEvent is. Raises ``InvalidCloudEvent``: nothing in it is
+    trusted; at most 1 MiB, 64 levels deep, no key twice, no ``NaN``.
+    """
+    if isinstance(said, (bytes, str)):
+        said = _parse(said)
+    if not isinstance(said, Mapping):
+        raise InvalidCloudEvent("it is not an object")
+    if said.get("specversion") != "1.0":
+        raise InvalidCloudEvent("specversion is not 1.0")
+    for name in ("id", "source", "type"):
+        value = said.get(name)
+        if not isinstance(value, str) or not value:
+            raise InvalidCloudEvent(f"{name} is not there, or no text")
+    try:
+        check_topic(said["type"])
+    except ValueError as error:
+        raise InvalidCloudEvent(f"type: {error}") from None
+    more: dict[str, str] = {}
+    for ours, theirs in _ATTRIBUTES.items():
+        value = said.get(theirs)
+        if value is not None:
+            if not isinstance(value, str) or len(value) > 1024:
+                raise InvalidCloudEvent(f"{theirs} is no text, or too long")
+            more[ours] = value
+    if "data_base64" in said:
+        raise InvalidCloudEvent("data is binary; only JSON is taken")
+    return Event(
+        said["type"],
+        said.get("data"),
+        id=said["id"][:1024],
+        time=_time(said.get("time")),
+        source=said["source"][:1024],
+        **more,
+    )
+
+
+def to_http(event: Event) -> tuple[dict[str, str], bytes]:
+    """Fields and content of an HTTP message in the binary form (CloudEvents HTTP binding §3.1)."""
+    fields = {"Content-Type": "application/json"}
+    for name, value in _attributes(event).items():
+        if name != "datacontenttype":
+            fields[f"ce-{name}"] = quote(str(value), safe=" !#$&'()*+,/:;=?@[]-._~^`{|}<>")
+    return fields, to_json(event.data)
+
+
+def from_http(fields: Mapping[str, str], content: bytes) -> Event:
+    """The event in an HTTP message, binary or structured. Raises ``InvalidCloudEvent``."""
+    known = {name.lower(): value for name, value in fields.items()}
+    kind = known.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == CONTENT_TYPE:
+        return from_cloudevent(content)
+    if kind != "application/json":
+        raise InvalidCloudEvent("the content is neither a CloudEvent nor JSON")
+    said: dict[str, Any] = {
+        name[3:]: unquote(value) for name, value in known.items() if name.startswith("ce-")
+    }
+    said["data"] = _parse(content)
+    return from_cloudevent(said)
+
+
+def _time(said: Any) -> datetime | None:
+    if said is None:
+        return None
+    if not isinstance(said, str):
+        raise InvalidCloudEvent("time is no text")
+    try:
+        found = datetime.fromisoformat(said)
+    except ValueError:
+        raise InvalidCloudEvent("time is not RFC 3339") from None
+    if found.tzinfo is None:
+        raise InvalidCloudEvent("time has no offset")
+    return found
+
+
+def _parse(text: bytes | str) -> Any:
+    if len(text) > _MAX_BYTES:
+        raise InvalidCloudEvent(f"it has more than {_MAX_BYTES} bytes")
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        found = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_twice)
+    except RecursionError:
+        raise InvalidCloudEvent("it is nested too deeply") from None
+    except ValueError as error:
+        raise InvalidCloudEvent(f"it is not JSON: {error}") from None
+    _check_depth(found, _MAX_DEPTH)
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if left < 0:
+        raise InvalidCloudEvent("it is nested too deeply")
+    if isinstance(value, dict):
+        for each in value.values():
+            _check_depth(each, left - 1)
+    elif isinstance(value, list):
+        for each in value:
+            _check_depth(each, left - 1)

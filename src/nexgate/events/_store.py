@@ -1,0 +1,111 @@
+"""What a store of events is: it keeps them, and hands them to groups, each event of a key after the
+one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from nexgate.resilience import Backoff
+
+from ._event import Event
+
+__all__ = ["Claim", "Dead", "DurableOptions", "EventStore"]
+
+
+@dataclass(frozen=True, slots=True)
+class DurableOptions:
+    """How a group handles its events. One group has one set of them."""
+
+    concurrency: int = 16
+    """Most keys that are worked on at once in one process."""
+    attempts: int = 10
+    """Failures after which an event is a dead letter, and the events of its key go on."""
+    backoff: Backoff = Backoff(base=0.1, cap=60.0)
+    """How long an event (and those of its key) waits after a failure."""
+    lease: float = 30.0
+    """Seconds after which the events of a consumer that died are another's. Renewed while a handler
+    works, so it need not be longer than handlers are."""
+    start: Literal["now", "beginning"] = "now"
+    """Where a group begins that the store does not know."""
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """An event that this consumer has for the length of a lease."""
+
+    event: Event
+    lane: str
+    """Events of one lane are handled one after the other."""
+    failures: int
+    """How often handling it has failed."""
+    token: Any
+    """The store's own."""
+    is_lost: bool = False
+    """Another has it now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A dead letter of a group."""
+
+    group: str
+    id: str
+    """Of the event."""
+    event: Event
+    failures: int
+    error: str
+    died: float
+    """Unix time."""
+
+
+class EventStore(Protocol):
+    """Keeps events until every group has handled them.
+
+    ``append`` returns when they are stored, and ignores an event whose id is there. Between
+    ``claim`` and ``done`` an event is one consumer's, as long as the lease is extended.
+    """
+
+    async def open(self) -> None:
+        """Be ready, or raise why not."""
+
+    async def aclose(self) -> None:
+        """Let go of everything."""
+
+    async def append(self, events: Sequence[Event], *, within: Any = None) -> None:
+        """Store. Raises ``BacklogFull``, and what the medium raises."""
+
+    async def join(self, group: str, patterns: Sequence[str], options: DurableOptions) -> None:
+        """Make the group known, with the topics that it handles."""
+
+    async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
+        """Up to ``limit`` events in order, none of a lane that waits for an earlier one."""
+
+    async def extend(self, group: str, claims: Sequence[Claim], lease: float) -> None:
+        """Keep them; sets ``is_lost`` on those that are another's."""
+
+    async def done(self, group: str, claim: Claim) -> None:
+        """It was handled."""
+
+    async def retry(self, group: str, claim: Claim, delay: float) -> None:
+        """Handling it failed; again in ``delay`` seconds."""
+
+    async def give_back(self, group: str, claims: Sequence[Claim]) -> None:
+        """They were not begun: others may have them now."""
+
+    async def bury(self, group: str, claim: Claim, error: str) -> None:
+        """It is a dead letter."""
+
+    async def wait(self, group: str, timeout: float) -> None:
+        """Until there may be more to claim, or ``timeout`` seconds."""
+
+    async def dead(self, group: str, limit: int = 100) -> list[Dead]:
+        """Dead letters, the oldest first."""
+
+    async def revive(self, group: str, ids: Sequence[str]) -> int:
+        """Let dead letters be handled again. Returns how many."""
+
+    async def drop(self, group: str, ids: Sequence[str]) -> int:
+        """Forget dead letters. Returns how many."""

@@ -1,0 +1,27 @@
+"""Where events are kept until they are handled: a file of SQLite, Redis or Valkey, NATS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nexgate.events.stores._memory import MemoryEvents
+from nexgate.events.stores._sqlite import SqliteOutbox
+
+if TYPE_CHECKING:
+    from nexgate.events.stores._jetstream import JetStream
+    from nexgate.events.stores._redis import RedisStreams
+
+__all__ = ["JetStream", "MemoryEvents", "RedisStreams", "SqliteOutbox"]
+
+
+def __getattr__(name: str) -> Any:
+    # Their libraries are loaded by those who use them.
+    if name == "RedisStreams":
+        from nexgate.events.stores._redis import RedisStreams
+
+        return RedisStreams
+    if name == "JetStream":
+        from nexgate.events.stores._jetstream import JetStream
+
+        return JetStream
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

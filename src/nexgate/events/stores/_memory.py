@@ -1,0 +1,169 @@
+"""Events in memory: for tests, and for one process that may forget."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._errors import BacklogFull
+from .._event import Event
+from .._store import Claim, Dead, DurableOptions
+from .._topics import matcher
+
+__all__ = ["MemoryEvents"]
+
+
+@dataclass(slots=True)
+class _Row:
+    event: Event
+    failures: int = 0
+    due: float = 0.0
+    until: float = 0.0
+    """End of the lease; 0 when nobody has it."""
+    token: object = None
+
+
+@dataclass(slots=True)
+class _Group:
+    matches: tuple[Callable[[str], bool], ...]
+    rows: dict[str, _Row] = field(default_factory=dict)
+    dead: dict[str, Dead] = field(default_factory=dict)
+
+
+class MemoryEvents:
+    """Semantics of the others, without their durability. ``max_pending``: events of one group that
+    may wait.
+    """
+
+    def __init__(
+        self, *, max_pending: int = 100_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_pending = max_pending
+        self._clock = clock
+        self._groups: dict[str, _Group] = {}
+        self._all: dict[str, Event] = {}
+        self._changed = asyncio.Event()
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def aclose(self) -> None:
+        """Nothing to close: another bus may go on."""
+
+    async def append(self, events: Sequence[Event], *, within: Any = None) -> None:
+        if within is not None:
+            raise TypeError("memory has no transactions")
+        if any(len(group.rows) >= self._max_pending for group in self._groups.values()):
+            raise BacklogFull(f"{self._max_pending} events wait already")
+        for event in events:
+            if event.id in self._all:
+                continue
+            self._all[event.id] = event
+            for group in self._groups.values():
+                if any(matches(event.name) for matches in group.matches):
+                    group.rows[event.id] = _Row(event)
+        self._changed.set()
+
+    async def join(self, group: str, patterns: Sequence[str], options: DurableOptions) -> None:
+        matches = tuple(matcher(each) for each in patterns)
+        known = self._groups.get(group)
+        if known is not None:
+            known.matches = matches
+            return
+        made = self._groups[group] = _Group(matches)
+        if options.start == "beginning":
+            for event in self._all.values():
+                if any(each(event.name) for each in matches):
+                    made.rows[event.id] = _Row(event)
+
+    async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
+        now = self._clock()
+        held: set[str] = set()
+        found: list[Claim] = []
+        for row in self._groups[group].rows.values():
+            key = row.event.key
+            if key is not None and key in held:
+                continue
+            if row.until > now or row.due > now:
+                if key is not None:
+                    held.add(key)
+                continue
+            row.until, row.token = now + lease, object()
+            lane = f"k{key}" if key is not None else f"e{row.event.id}"
+            found.append(Claim(row.event, lane, row.failures, row.token))
+            if len(found) >= limit:
+                break
+        return found
+
+    def _row(self, group: str, claim: Claim) -> _Row | None:
+        row = self._groups[group].rows.get(claim.event.id)
+        return row if row is not None and row.token is claim.token else None
+
+    async def extend(self, group: str, claims: Sequence[Claim], lease: float) -> None:
+        for claim in claims:
+            row = self._row(group, claim)
+            if row is None:
+                claim.is_lost = True
+            else:
+                row.until = self._clock() + lease
+
+    async def done(self, group: str, claim: Claim) -> None:
+        if self._row(group, claim) is not None:
+            del self._groups[group].rows[claim.event.id]
+        self._changed.set()
+
+    async def retry(self, group: str, claim: Claim, delay: float) -> None:
+        row = self._row(group, claim)
+        if row is not None:
+            row.failures += 1
+            row.until, row.due, row.token = 0.0, self._clock() + delay, None
+        self._changed.set()  # there is something new to wait for
+
+    async def give_back(self, group: str, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            row = self._row(group, claim)
+            if row is not None:
+                row.until, row.token = 0.0, None
+        self._changed.set()
+
+    async def bury(self, group: str, claim: Claim, error: str) -> None:
+        if self._row(group, claim) is not None:
+            del self._groups[group].rows[claim.event.id]
+            self._groups[group].dead[claim.event.id] = Dead(
+                group, claim.event.id, claim.event, claim.failures, error, time.time()
+            )
+        self._changed.set()
+
+    async def wait(self, group: str, timeout: float) -> None:
+        now = self._clock()
+        dues = [
+            at
+            for row in self._groups[group].rows.values()
+            for at in (row.due, row.until)
+            if at > now
+        ]
+        until = min([timeout, *(at - now for at in dues)])
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(until):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    async def dead(self, group: str, limit: int = 100) -> list[Dead]:
+        return list(self._groups[group].dead.values())[:limit]
+
+    async def revive(self, group: str, ids: Sequence[str]) -> int:
+        known = self._groups[group]
+        found = [known.dead.pop(each) for each in ids if each in known.dead]
+        for dead in found:
+            known.rows[dead.id] = _Row(dead.event)
+        self._changed.set()
+        return len(found)
+
+    async def drop(self, group: str, ids: Sequence[str]) -> int:
+        known = self._groups[group]
+        return sum(known.dead.pop(each, None) is not None for each in ids)

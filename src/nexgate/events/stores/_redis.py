@@ -1,0 +1,521 @@
+"""Events in streams of Redis or Valkey, for many machines.
+
+Keys are spread over *partitions*, a stream each. A partition is worked on by one consumer of a
+group at a time, who holds a lease for it: that is what keeps events of a key in order over
+machines. In the group of a stream the consumer is always called the same, so what a holder that
+died had read and not settled is its successor's to read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pydantic_core import from_json
+
+from nexgate.redis_link import RedisError, RedisLink
+
+from .._cloudevents import encode, from_cloudevent
+from .._errors import BacklogFull
+from .._event import Event, new_id
+from .._store import Claim, Dead, DurableOptions
+from .._topics import matcher
+
+__all__ = ["RedisStreams"]
+
+_APPEND: Final = """
+if ARGV[1] ~= '' and not redis.call('SET', KEYS[2], '1', 'NX', 'EX', ARGV[2]) then return '' end
+if tonumber(ARGV[3]) > 0 and redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[3]) then
+  if ARGV[1] ~= '' then redis.call('DEL', KEYS[2]) end
+  return redis.error_reply('BACKLOG')
+end
+return redis.call('XADD', KEYS[1], '*', unpack(ARGV, 4))
+"""
+_RENEW: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
+"""
+_RELEASE: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+_CONSUMER: Final = "holder"
+_WINDOW: Final = 256
+"""Events of a partition that are read and not settled."""
+_SUSPECT: Final = 3
+_MOST_TAKEOVERS: Final = 20
+_TRIM_EVERY: Final = 256
+_DEDUPE_SECONDS: Final = 24 * 3600
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    event: Event
+    failures: int = 0
+    takeovers: int = 0
+    due: float = 0.0
+    is_claimed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Partition:
+    number: int
+    lease: bytes
+    entries: dict[bytes, _Entry] = field(default_factory=dict)
+    """Read and not settled, in order."""
+    last: bytes = b"0-0"
+    is_lost: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    name: str
+    matches: tuple[Callable[[str], bool], ...]
+    lease: float
+    held: dict[int, _Partition] = field(default_factory=dict)
+    renewed: float = 0.0
+    settled: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class RedisStreams:
+    """Events at ``url`` (``redis://``, ``rediss://``, ``valkey://``, ``unix://``). Needs
+    ``nexgate[redis]``.
+
+    ``partitions``: how many consumers of a group can work at once, over all machines; the same
+    everywhere, for ever. ``max_pending``: events of one partition that may wait; beyond it
+    ``publish`` raises ``BacklogFull``. Ids that publishers chose are remembered for a day.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "nexgate:events",
+        partitions: int = 16,
+        max_pending: int = 100_000,
+        timeout: float = 2.0,
+    ) -> None:
+        self.link = RedisLink(url, timeout=timeout)
+        self._prefix = prefix
+        self._partitions = partitions
+        self._max_pending = max_pending
+        self._me = new_id()
+        self._groups: dict[str, _Group] = {}
+
+    async def open(self) -> None:
+        await self.link.ask(lambda client: client.ping())
+
+    async def aclose(self) -> None:
+        try:
+            for group in self._groups.values():
+                for partition in group.held.values():
+                    await self._release(group, partition)
+                members = f"{self._prefix}:members:{group.name}"
+                await self.link.ask(lambda client, key=members: client.zrem(key, self._me))  # type: ignore[misc]  # a default binds it
+        except RedisError:
+            pass  # what we hold ends by itself
+        self._groups.clear()
+        await self.link.aclose()
+
+    async def _release(self, group: _Group, partition: _Partition) -> None:
+        await self.link.run(_RELEASE, [self._lease(group, partition.number)], [partition.lease])
+
+    # ---------------------------------------------------------------- publishing
+
+    def _stream(self, number: int) -> str:
+        return f"{self._prefix}:{number}"
+
+    def _lease(self, group: _Group, number: int) -> str:
+        return f"{self._prefix}:lease:{group.name}:{number}"
+
+    def _partition_of(self, event: Event) -> int:
+        said = event.key if event.key is not None else event.id
+        return zlib.crc32(said.encode()) % self._partitions
+
+    async def append(self, events: Sequence[Event], *, within: Any = None) -> None:
+        if within is not None:
+            raise TypeError("Redis is not in your database's transaction: use SqliteOutbox")
+        for event in events:
+            await self._append(event, event.chosen_id or "")
+
+    async def _append(self, event: Event, chosen: str, only: str = "") -> None:
+        fields: list[Any] = ["e", encode(event)]
+        if only:
+            fields += ["g", only]
+        number = self._partition_of(event)
+        keys = [self._stream(number), f"{self._prefix}:id:{chosen}"]
+        args = [chosen, _DEDUPE_SECONDS, self._max_pending, *fields]
+        for is_trimmed in (False, True):
+            try:
+                await self.link.run(_APPEND, keys, args)
+                return
+            except RedisError as error:
+                if "BACKLOG" not in str(error):
+                    raise
+                if is_trimmed:
+                    message = f"{self.link.place}: {self._max_pending} events wait"
+                    raise BacklogFull(message) from None
+            await self._trim(number)
+
+    # ---------------------------------------------------------------- holding partitions
+
+    async def join(self, group: str, patterns: Sequence[str], options: DurableOptions) -> None:
+        matches = tuple(matcher(each) for each in patterns)
+        known = self._groups.get(group)
+        if known is not None:
+            known.matches = matches
+            return
+        start = "0" if options.start == "beginning" else "$"
+        for number in range(self._partitions):
+            try:
+                await self.link.ask(
+                    lambda client, n=number: client.xgroup_create(  # type: ignore[misc]  # a default binds it
+                        self._stream(n), group, id=start, mkstream=True
+                    )
+                )
+            except RedisError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+        await self.link.ask(lambda client: client.sadd(f"{self._prefix}:groups", group))
+        self._groups[group] = _Group(group, matches, options.lease)
+
+    async def _hold(self, group: _Group) -> None:
+        """Hold our share of the partitions: those that are free, up to as many as the others."""
+        now = time.monotonic()
+        if now - group.renewed < group.lease / 4:
+            return
+        group.renewed = now
+        await self._renew(group)
+        members = f"{self._prefix}:members:{group.name}"
+        alive = time.time()
+
+        async def count(client: Any) -> Any:
+            pipeline = client.pipeline()
+            pipeline.zadd(members, {self._me: alive + group.lease * 2})
+            pipeline.zremrangebyscore(members, "-inf", alive)
+            pipeline.zcard(members)
+            pipeline.expire(members, math.ceil(group.lease * 4))
+            return await pipeline.execute()
+
+        share = math.ceil(self._partitions / max((await self.link.ask(count))[2], 1))
+        for number in range(self._partitions):
+            offset = (number + zlib.crc32(self._me.encode())) % self._partitions
+            if len(group.held) >= share:
+                break
+            if offset not in group.held:
+                await self._take(group, offset)
+        idle = [p for p in group.held.values() if not p.entries]
+        for partition in idle[: max(len(group.held) - share, 0)]:
+            await self._release(group, partition)
+            del group.held[partition.number]
+
+    async def _take(self, group: _Group, number: int) -> None:
+        token = f"{self._me}:{new_id()}".encode()
+        milliseconds = int(group.lease * 1000)
+        if not await self.link.ask(
+            lambda client: client.set(self._lease(group, number), token, nx=True, px=milliseconds)
+        ):
+            return
+        partition = _Partition(number, token)
+        # What the holder before us read and did not settle comes first.
+        begin: bytes = b"0"
+        while True:
+            found = await self._read(group, partition, begin, _WINDOW)
+            if not found:
+                break
+            begin = found[-1][0]
+            for name, fields in found:
+                await self._enter(group, partition, name, fields, is_takeover=True)
+        group.held[number] = partition
+
+    async def _renew(self, group: _Group) -> None:
+        for partition in list(group.held.values()):
+            kept = await self.link.run(
+                _RENEW,
+                [self._lease(group, partition.number)],
+                [partition.lease, int(group.lease * 1000)],
+            )
+            if not kept:
+                partition.is_lost = True
+                del group.held[partition.number]
+
+    async def _read(
+        self, group: _Group, partition: _Partition, begin: bytes | str, count: int
+    ) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        stream = self._stream(partition.number)
+        found = await self.link.ask(
+            lambda client: client.xreadgroup(group.name, _CONSUMER, {stream: begin}, count=count)
+        )
+        return found[0][1] if found else []
+
+    async def _enter(
+        self,
+        group: _Group,
+        partition: _Partition,
+        name: bytes,
+        fields: dict[bytes, bytes],
+        *,
+        is_takeover: bool = False,
+    ) -> None:
+        if name > partition.last or len(name) > len(partition.last):
+            partition.last = name
+        only = fields.get(b"g") if fields else None
+        event = from_cloudevent(from_json(fields[b"e"])) if fields else None
+        is_ours = event is not None and (
+            only.decode() == group.name
+            if only is not None
+            else any(matches(event.name) for matches in group.matches)
+        )
+        if not is_ours:
+            await self._acknowledge(group, partition, name)
+            return
+        assert event is not None
+        entry = _Entry(event)
+        if is_takeover:
+            counts = f"{self._prefix}:counts:{group.name}"
+
+            async def count(client: Any) -> Any:
+                pipeline = client.pipeline()
+                pipeline.hget(counts, b"f" + name)
+                pipeline.hincrby(counts, b"t" + name, 1)
+                return await pipeline.execute()
+
+            failures, takeovers = await self.link.ask(count)
+            entry.failures, entry.takeovers = int(failures or 0), int(takeovers)
+        partition.entries[name] = entry
+
+    # ---------------------------------------------------------------- claiming
+
+    async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
+        known = self._groups[group]
+        await self._hold(known)
+        now = time.monotonic()
+        claims: list[Claim] = []
+        for partition in list(known.held.values()):
+            if len(claims) >= limit:
+                break
+            room = min(_WINDOW - len(partition.entries), limit)
+            if room > 0:
+                for name, fields in await self._read(known, partition, ">", room):
+                    await self._enter(known, partition, name, fields)
+            claims += await self._pick(known, partition, now, limit - len(claims))
+        return claims
+
+    async def _pick(
+        self, group: _Group, partition: _Partition, now: float, limit: int
+    ) -> list[Claim]:
+        held: set[str] = set()
+        found: list[Claim] = []
+        for name, entry in list(partition.entries.items()):
+            if len(found) >= limit:
+                break
+            key = entry.event.key
+            if key is not None and key in held:
+                continue
+            if entry.is_claimed or entry.due > now:
+                if key is not None:
+                    held.add(key)
+                continue
+            claim = Claim(
+                entry.event,
+                f"k{key}" if key is not None else f"e{name.decode()}",
+                entry.failures,
+                (partition, name),
+            )
+            if entry.takeovers > _MOST_TAKEOVERS:
+                entry.is_claimed = True
+                await self.bury(group.name, claim, f"{entry.takeovers} consumers died of it")
+                continue
+            if entry.takeovers >= _SUSPECT and (
+                found or any(each.is_claimed for each in partition.entries.values())
+            ):
+                break  # alone, so that it takes no other with it
+            entry.is_claimed = True
+            found.append(claim)
+            if entry.takeovers >= _SUSPECT:
+                break
+        return found
+
+    async def extend(self, group: str, claims: Sequence[Claim], lease: float) -> None:
+        known = self._groups[group]
+        await self._renew(known)
+        known.renewed = time.monotonic()
+        for claim in claims:
+            claim.is_lost = claim.is_lost or claim.token[0].is_lost
+
+    # ---------------------------------------------------------------- settling
+
+    async def _acknowledge(
+        self, group: _Group, partition: _Partition, name: bytes, *more: Any
+    ) -> None:
+        stream = self._stream(partition.number)
+        counts = f"{self._prefix}:counts:{group.name}"
+
+        async def settle(client: Any) -> Any:
+            pipeline = client.pipeline(transaction=True)
+            for each in more:
+                each(pipeline)
+            pipeline.xack(stream, group.name, name)
+            pipeline.hdel(counts, b"f" + name, b"t" + name)
+            return await pipeline.execute()
+
+        await self.link.ask(settle)
+        partition.entries.pop(name, None)
+        group.changed.set()
+        group.settled += 1
+        if group.settled % _TRIM_EVERY == 0:
+            await self._trim(partition.number)
+
+    async def _trim(self, number: int) -> None:
+        """Forget what every group has settled."""
+        stream = self._stream(number)
+        groups = await self.link.ask(lambda client: client.xinfo_groups(stream))
+        least: bytes | None = None
+        for each in groups:
+            name = each["name"]
+            pending = await self.link.ask(lambda client, n=name: client.xpending(stream, n))  # type: ignore[misc]  # a default binds it
+            oldest = pending["min"] or each["last-delivered-id"]
+            if least is None or _order(oldest) < _order(least):
+                least = oldest
+        if least is not None and _order(least) > (0, 0):
+            minimum = least
+            await self.link.ask(
+                lambda client: client.xtrim(stream, minid=minimum, approximate=False)
+            )
+
+    async def done(self, group: str, claim: Claim) -> None:
+        partition, name = claim.token
+        await self._acknowledge(self._groups[group], partition, name)
+
+    async def retry(self, group: str, claim: Claim, delay: float) -> None:
+        partition, name = claim.token
+        counts = f"{self._prefix}:counts:{group}"
+
+        async def count(client: Any) -> Any:
+            pipeline = client.pipeline()
+            pipeline.hincrby(counts, b"f" + name, 1)
+            pipeline.hdel(counts, b"t" + name)
+            return await pipeline.execute()
+
+        await self.link.ask(count)
+        entry = partition.entries.get(name)
+        if entry is not None:
+            entry.failures, entry.takeovers = entry.failures + 1, 0
+            entry.due, entry.is_claimed = time.monotonic() + delay, False
+        self._groups[group].changed.set()  # there is something new to wait for
+
+    async def give_back(self, group: str, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            partition, name = claim.token
+            entry = partition.entries.get(name)
+            if entry is not None:
+                entry.is_claimed = False
+        known = self._groups.get(group)
+        if known is not None:
+            known.changed.set()
+
+    async def bury(self, group: str, claim: Claim, error: str) -> None:
+        partition, name = claim.token
+        fields = {
+            "i": claim.event.id,
+            "e": encode(claim.event),
+            "f": claim.failures,
+            "x": error,
+            "t": time.time(),
+        }
+        await self._acknowledge(
+            self._groups[group],
+            partition,
+            name,
+            lambda pipeline: pipeline.xadd(f"{self._prefix}:dead:{group}", fields),
+        )
+
+    async def wait(self, group: str, timeout: float) -> None:
+        known = self._groups[group]
+        now = time.monotonic()
+        dues = [
+            entry.due - now
+            for partition in known.held.values()
+            for entry in partition.entries.values()
+            if entry.due > now
+        ]
+        timeout = max(min([timeout, known.lease / 4, *dues]), 0.001)
+        known.changed.clear()
+        streams = {
+            self._stream(p.number): p.last for p in known.held.values() if len(p.entries) < _WINDOW
+        }
+        waiting: list[asyncio.Task[Any]] = [asyncio.create_task(known.changed.wait())]
+        if streams:
+            block = max(int(timeout * 1000), 1)
+            waiting.append(
+                asyncio.create_task(
+                    self.link.ask(
+                        lambda client: client.xread(streams, count=1, block=block), wait=timeout
+                    )
+                )
+            )
+        try:
+            finished, _ = await asyncio.wait(
+                waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        for task in finished:
+            if (error := task.exception()) is not None:
+                raise error
+
+    # ---------------------------------------------------------------- dead letters
+
+    async def _letters(self, group: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        found: list[tuple[bytes, dict[bytes, bytes]]] = await self.link.ask(
+            lambda client: client.xrange(f"{self._prefix}:dead:{group}", count=10_000)
+        )
+        return found
+
+    async def dead(self, group: str, limit: int = 100) -> list[Dead]:
+        return [
+            Dead(
+                group,
+                fields[b"i"].decode(),
+                from_cloudevent(from_json(fields[b"e"])),
+                int(fields[b"f"]),
+                fields[b"x"].decode(),
+                float(fields[b"t"]),
+            )
+            for _, fields in (await self._letters(group))[:limit]
+        ]
+
+    async def _take_letters(
+        self, group: str, ids: Sequence[str], use: Callable[[Event], Awaitable[None]] | None
+    ) -> int:
+        wanted, count = set(ids), 0
+        for name, fields in await self._letters(group):
+            if fields[b"i"].decode() not in wanted:
+                continue
+            if use is not None:
+                await use(from_cloudevent(from_json(fields[b"e"])))
+            await self.link.ask(
+                lambda client, n=name: client.xdel(f"{self._prefix}:dead:{group}", n)  # type: ignore[misc]  # a default binds it
+            )
+            count += 1
+        return count
+
+    async def revive(self, group: str, ids: Sequence[str]) -> int:
+        return await self._take_letters(group, ids, lambda event: self._append(event, "", group))
+
+    async def drop(self, group: str, ids: Sequence[str]) -> int:
+        return await self._take_letters(group, ids, None)
+
+
+def _order(name: bytes | str) -> tuple[int, int]:
+    text = name.decode() if isinstance(name, bytes) else name
+    first, _, second = text.partition("-")
+    return int(first), int(second or 0)

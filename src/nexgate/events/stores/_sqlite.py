@@ -1,0 +1,430 @@
+"""Events in a file of SQLite: an outbox that needs nothing else.
+
+An append is one INSERT. Groups fan out when they claim: in the transaction of the claim, what came
+since the group's cursor gets a row in ``nexgate_deliveries``, which is what is leased, retried and
+deleted. Leases and delays are kept in the machine's clock, which steps of the wall clock do not
+touch; after a reboot, which restarts it, all leases are void.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic_core import from_json
+
+from nexgate.sqlite import Database, Schema, Synchronous
+from nexgate.state import machine_clock
+
+from .._cloudevents import encode, from_cloudevent
+from .._errors import BacklogFull
+from .._event import Event, new_id
+from .._store import Claim, Dead, DurableOptions
+from .._topics import matcher
+
+__all__ = ["SqliteOutbox"]
+
+_EVENTS: Final = """
+    CREATE TABLE nexgate_events (
+        seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, key TEXT, chosen_id TEXT, body BLOB NOT NULL
+    )
+"""
+# An index more would double what an append costs: only ids that publishers chose need to be
+# unique, ours are anyway. No ``seq`` is used twice, because the last row is never deleted.
+_EVENTS_ID: Final = """
+    CREATE UNIQUE INDEX nexgate_events_id ON nexgate_events (chosen_id)
+    WHERE chosen_id IS NOT NULL
+"""
+_GROUPS: Final = """
+    CREATE TABLE nexgate_groups (name TEXT PRIMARY KEY, cursor INTEGER NOT NULL) WITHOUT ROWID
+"""
+_DELIVERIES: Final = """
+    CREATE TABLE nexgate_deliveries (
+        grp TEXT, seq INTEGER, key TEXT, failures INTEGER NOT NULL DEFAULT 0,
+        claims INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0,
+        until REAL NOT NULL DEFAULT 0, token TEXT, PRIMARY KEY (grp, seq)
+    ) WITHOUT ROWID
+"""
+_DELIVERIES_KEY: Final = """
+    CREATE INDEX nexgate_deliveries_key ON nexgate_deliveries (grp, key, seq)
+    WHERE key IS NOT NULL
+"""
+_DEAD: Final = """
+    CREATE TABLE nexgate_dead_events (
+        grp TEXT, id TEXT, key TEXT, body BLOB, failures INTEGER, error TEXT, died REAL,
+        PRIMARY KEY (grp, id)
+    ) WITHOUT ROWID
+"""
+_BOOT: Final = "CREATE TABLE nexgate_boot (id TEXT)"
+_SCHEMA: Final = Schema(
+    "events",
+    ((_EVENTS, _EVENTS_ID, _GROUPS, _DELIVERIES, _DELIVERIES_KEY, _DEAD, _BOOT),),
+)
+
+_INSERT: Final = (
+    "INSERT OR IGNORE INTO nexgate_events (chosen_id, topic, key, body) VALUES (?, ?, ?, ?)"
+)
+_FAN_OUT: Final = 1000
+"""Events that one claim looks at: a transaction stays a few milliseconds."""
+_SUSPECT: Final = 3
+"""Claims without an outcome after which an event is claimed alone: if it kills its consumer, it
+does not take others with it into the dead letters."""
+_MOST_CLAIMS: Final = 20
+_CHECK_EVERY: Final = 64
+_CLEAN_EVERY: Final = 512
+
+
+class _NothingToDo(Exception):
+    """Undoes the transaction of a claim that found nothing."""
+
+
+class SqliteOutbox:
+    """Events in ``path``, the application's own file if you like: then ``publish(…,
+    within=connection)`` stores an event in the application's own transaction.
+
+    ``synchronous``: ``"normal"`` survives ``kill -9``, ``"full"`` power cuts, too. ``max_pending``:
+    events that may wait; beyond it ``publish`` raises ``BacklogFull`` (``None``: as many as the
+    disk holds). Many processes may have it open.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        synchronous: Synchronous = "normal",
+        max_pending: int | None = 1_000_000,
+        clock: Callable[[], float] = machine_clock,
+        **options: Any,
+    ) -> None:
+        self.database = Database(path, _SCHEMA, synchronous=synchronous, **options)
+        self._max_pending = max_pending
+        self._clock = clock
+        self._matches: dict[str, tuple[Callable[[str], bool], ...]] = {}
+        self._seen: dict[str, object] = {}
+        self._appended = 0
+        self._settled = 0
+
+    async def open(self) -> None:
+        await self.database.open()
+        boot = _boot_id()
+
+        def begin(connection: sqlite3.Connection) -> None:
+            row = connection.execute("SELECT id FROM nexgate_boot").fetchone()
+            if row is None or row[0] != boot:
+                connection.execute("UPDATE nexgate_deliveries SET until = 0, due = 0, token = NULL")
+                connection.execute("DELETE FROM nexgate_boot")
+                connection.execute("INSERT INTO nexgate_boot VALUES (?)", (boot,))
+
+        await self.database.write(begin)
+
+    async def aclose(self) -> None:
+        await self.database.aclose()
+
+    # ---------------------------------------------------------------- publishing
+
+    async def append(self, events: Sequence[Event], *, within: Any = None) -> None:
+        rows = [(each.chosen_id, each.name, each.key, encode(each)) for each in events]
+        if within is not None:
+            within.executemany(_INSERT, rows)
+            return
+        self._appended += len(rows)
+        if self._max_pending is not None and self._appended >= _CHECK_EVERY:
+            self._appended = 0
+            await self._check_backlog(self._max_pending)
+        if len(rows) == 1:
+            row = rows[0]
+            await self.database.write(lambda connection: connection.execute(_INSERT, row) and None)
+        else:
+            await self.database.write(
+                lambda connection: connection.executemany(_INSERT, rows) and None
+            )
+
+    async def _check_backlog(self, most: int) -> None:
+        def waiting(connection: sqlite3.Connection) -> int:
+            first, last = connection.execute(
+                "SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM nexgate_events"
+            ).fetchone()
+            return int(last) - int(first)
+
+        if await self.database.read(waiting) < most:
+            return
+        await self.database.write(_clean)
+        count = await self.database.read(waiting)
+        if count >= most:
+            self._appended = _CHECK_EVERY  # look again at the next one
+            raise BacklogFull(f"{self.database.path}: {count} events wait, {most} may")
+
+    # ---------------------------------------------------------------- claiming
+
+    async def join(self, group: str, patterns: Sequence[str], options: DurableOptions) -> None:
+        self._matches[group] = tuple(matcher(each) for each in patterns)
+        # A transaction that is under way has no number yet, so "now" is what is committed now.
+        is_late = options.start == "now"
+
+        def begin(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT OR IGNORE INTO nexgate_groups SELECT ?, CASE WHEN ?"
+                " THEN (SELECT coalesce(max(seq), 0) FROM nexgate_events) ELSE 0 END",
+                (group, is_late),
+            )
+
+        await self.database.write(begin)
+
+    async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
+        matches = self._matches[group]
+        token = new_id()
+        # Taken before we look: what is written after is noticed by ``wait``.
+        self._seen[group] = self.database.version()
+
+        def work(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            now = self._clock()
+            came = _fan_out(connection, group, matches)
+            picked = json.dumps(_pick(connection, group, now, limit))
+            if picked == "[]":
+                if came:
+                    return []
+                raise _NothingToDo  # so that nothing is written, and nobody woken
+            connection.execute(
+                "UPDATE nexgate_deliveries SET until = ?, token = ?, claims = claims + 1"
+                " WHERE grp = ? AND seq IN (SELECT value FROM json_each(?))",
+                (now + lease, token, group, picked),
+            )
+            return connection.execute(
+                "SELECT d.seq, d.failures, d.claims, e.body FROM nexgate_deliveries d"
+                " JOIN nexgate_events e USING (seq)"
+                " WHERE d.grp = ? AND d.seq IN (SELECT value FROM json_each(?)) ORDER BY d.seq",
+                (group, picked),
+            ).fetchall()
+
+        # A look without writing first: most looks find nothing, and a write wakes the others.
+        if not await self.database.read(lambda c: _is_work(c, group, self._clock())):
+            return []
+        claims: list[Claim] = []
+        try:
+            rows = await self.database.write(work)
+        except _NothingToDo:
+            return []
+        for seq, failures, count, body in rows:
+            event = from_cloudevent(from_json(body))
+            lane = f"k{event.key}" if event.key is not None else f"s{seq}"
+            claim = Claim(event, lane, failures, (seq, token))
+            if count > _MOST_CLAIMS:
+                await self.bury(group, claim, f"claimed {count} times without an outcome")
+            else:
+                claims.append(claim)
+        return claims
+
+    async def extend(self, group: str, claims: Sequence[Claim], lease: float) -> None:
+        def work(connection: sqlite3.Connection) -> list[bool]:
+            until = self._clock() + lease
+            return [
+                connection.execute(
+                    "UPDATE nexgate_deliveries SET until = ? WHERE grp = ? AND seq = ?"
+                    " AND token = ?",
+                    (until, group, *claim.token),
+                ).rowcount
+                == 0
+                for claim in claims
+            ]
+
+        for claim, is_lost in zip(claims, await self.database.write(work), strict=True):
+            claim.is_lost = claim.is_lost or is_lost
+
+    # ---------------------------------------------------------------- settling
+
+    async def done(self, group: str, claim: Claim) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "DELETE FROM nexgate_deliveries WHERE grp = ? AND seq = ? AND token = ?",
+                (group, *claim.token),
+            )
+
+        await self.database.write(work)
+        self._settled += 1
+        if self._settled >= _CLEAN_EVERY:
+            self._settled = 0
+            await self.database.write(_clean)
+
+    async def retry(self, group: str, claim: Claim, delay: float) -> None:
+        await self.database.write(
+            lambda connection: (
+                connection.execute(
+                    "UPDATE nexgate_deliveries SET until = 0, token = NULL, claims = 0,"
+                    " failures = failures + 1, due = ? WHERE grp = ? AND seq = ? AND token = ?",
+                    (self._clock() + delay, group, *claim.token),
+                )
+                and None
+            )
+        )
+
+    async def give_back(self, group: str, claims: Sequence[Claim]) -> None:
+        rows = [(group, *claim.token) for claim in claims]
+        await self.database.write(
+            lambda connection: (
+                connection.executemany(
+                    "UPDATE nexgate_deliveries SET until = 0, token = NULL, claims = claims - 1"
+                    " WHERE grp = ? AND seq = ? AND token = ?",
+                    rows,
+                )
+                and None
+            )
+        )
+
+    async def bury(self, group: str, claim: Claim, error: str) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            gone = connection.execute(
+                "DELETE FROM nexgate_deliveries WHERE grp = ? AND seq = ? AND token = ?",
+                (group, *claim.token),
+            )
+            if gone.rowcount:
+                event = claim.event
+                connection.execute(
+                    "INSERT OR REPLACE INTO nexgate_dead_events VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (group, event.id, event.key, encode(event), claim.failures, error, time.time()),
+                )
+
+        await self.database.write(work)
+
+    async def wait(self, group: str, timeout: float) -> None:
+        def next_due(connection: sqlite3.Connection) -> float | None:
+            row = connection.execute(
+                "SELECT min(max(due, until)) FROM nexgate_deliveries"
+                " WHERE grp = ?1 AND (due > ?2 OR until > ?2)",
+                (group, self._clock()),
+            ).fetchone()
+            return None if row is None else row[0]
+
+        due = await self.database.read(next_due)
+        if due is not None:
+            timeout = min(timeout, max(due - self._clock(), 0.0))
+        seen = self._seen.get(group, self.database.version())
+        if timeout <= 0:
+            await asyncio.sleep(0)
+            return
+        await self.database.changed(seen, timeout)
+
+    # ---------------------------------------------------------------- dead letters
+
+    async def dead(self, group: str, limit: int = 100) -> list[Dead]:
+        rows = await self.database.read(
+            lambda connection: connection.execute(
+                "SELECT id, body, failures, error, died FROM nexgate_dead_events WHERE grp = ?"
+                " ORDER BY died LIMIT ?",
+                (group, limit),
+            ).fetchall()
+        )
+        return [
+            Dead(group, each, from_cloudevent(from_json(body)), failures, error, died)
+            for each, body, failures, error, died in rows
+        ]
+
+    async def revive(self, group: str, ids: Sequence[str]) -> int:
+        def work(connection: sqlite3.Connection) -> int:
+            count = 0
+            for each in ids:
+                row = connection.execute(
+                    "SELECT key, body FROM nexgate_dead_events WHERE grp = ? AND id = ?",
+                    (group, each),
+                ).fetchone()
+                if row is None:
+                    continue
+                key, body = row
+                connection.execute(
+                    _INSERT, (each, from_cloudevent(from_json(body)).name, key, body)
+                )
+                connection.execute(
+                    "INSERT OR IGNORE INTO nexgate_deliveries (grp, seq, key)"
+                    " SELECT ?, seq, key FROM nexgate_events WHERE chosen_id = ?",
+                    (group, each),
+                )
+                connection.execute(
+                    "DELETE FROM nexgate_dead_events WHERE grp = ? AND id = ?", (group, each)
+                )
+                count += 1
+            return count
+
+        return await self.database.write(work)
+
+    async def drop(self, group: str, ids: Sequence[str]) -> int:
+        def work(connection: sqlite3.Connection) -> int:
+            return sum(
+                connection.execute(
+                    "DELETE FROM nexgate_dead_events WHERE grp = ? AND id = ?", (group, each)
+                ).rowcount
+                for each in ids
+            )
+
+        return await self.database.write(work)
+
+
+def _is_work(connection: sqlite3.Connection, group: str, now: float) -> bool:
+    """Whether a claim may find something."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM nexgate_events, nexgate_groups"
+        " WHERE name = ? AND seq > cursor)"
+        " OR EXISTS (SELECT 1 FROM nexgate_deliveries WHERE grp = ? AND until <= ? AND due <= ?)",
+        (group, group, now, now),
+    ).fetchone()
+    return bool(row[0])
+
+
+def _fan_out(
+    connection: sqlite3.Connection, group: str, matches: Sequence[Callable[[str], bool]]
+) -> bool:
+    """Give the group what came since. Tells whether anything did."""
+    row = connection.execute(
+        "SELECT cursor FROM nexgate_groups WHERE name = ?", (group,)
+    ).fetchone()
+    cursor = row[0] if row is not None else 0
+    found = connection.execute(
+        "SELECT seq, topic, key FROM nexgate_events WHERE seq > ? ORDER BY seq LIMIT ?",
+        (cursor, _FAN_OUT),
+    ).fetchall()
+    if not found:
+        return False
+    connection.executemany(
+        "INSERT OR IGNORE INTO nexgate_deliveries (grp, seq, key) VALUES (?, ?, ?)",
+        [(group, seq, key) for seq, topic, key in found if any(m(topic) for m in matches)],
+    )
+    connection.execute("UPDATE nexgate_groups SET cursor = ? WHERE name = ?", (found[-1][0], group))
+    return True
+
+
+def _pick(connection: sqlite3.Connection, group: str, now: float, limit: int) -> list[int]:
+    """The first that are free, and whose key has no earlier one that is not."""
+    rows = connection.execute(
+        "SELECT seq, claims FROM nexgate_deliveries d WHERE grp = ?1 AND until <= ?2 AND due <= ?2"
+        " AND (key IS NULL OR NOT EXISTS (SELECT 1 FROM nexgate_deliveries e WHERE e.grp = ?1"
+        " AND e.key = d.key AND e.seq < d.seq AND (e.until > ?2 OR e.due > ?2)))"
+        " ORDER BY seq LIMIT ?3",
+        (group, now, limit),
+    ).fetchall()
+    picked: list[int] = []
+    for seq, claims in rows:
+        if claims >= _SUSPECT:
+            return picked or [seq]
+        picked.append(seq)
+    return picked
+
+
+def _clean(connection: sqlite3.Connection) -> None:
+    """Delete what every group has handled."""
+    connection.execute(
+        "DELETE FROM nexgate_events WHERE seq <= (SELECT min(cursor) FROM nexgate_groups)"
+        " AND seq < coalesce((SELECT min(seq) FROM nexgate_deliveries),"
+        " (SELECT max(seq) FROM nexgate_events))"
+    )
+
+
+def _boot_id() -> str:
+    """Another one after every start of the machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        # Elsewhere the machine's clock is the best there is.
+        return f"{time.time() - machine_clock():.0f}"

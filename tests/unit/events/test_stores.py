@@ -1,0 +1,501 @@
+"""What every store of events promises: at least once for each group, in order for each key."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.events.servers import Nats
+from tests.unit.state.servers import Valkey
+
+from nexgate.errors import NexgateError
+from nexgate.events import (
+    BacklogFull,
+    DurableOptions,
+    Event,
+    EventBus,
+    EventStore,
+    JetStream,
+    MemoryEvents,
+    RedisStreams,
+    SqliteOutbox,
+)
+from nexgate.resilience import Backoff
+from nexgate.sqlite import StoreFull
+from nexgate.testing import wait_until
+
+QUICK = DurableOptions(backoff=Backoff(base=0.01, cap=0.02), attempts=3, lease=5.0)
+Make = Callable[..., EventStore]
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[Valkey]:
+    with Valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def nats() -> Iterator[Nats]:
+    with Nats() as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "sqlite", "sqlite-full", "redis", "jetstream"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    """Makes stores over the same events: the second one is another process's."""
+    kind = request.param
+    name = f"t{abs(hash(request.node.nodeid)) % 10**9}"
+    if kind == "memory":
+        memory: dict[tuple[Any, ...], MemoryEvents] = {}
+        return lambda **options: memory.setdefault(
+            tuple(sorted(options.items())), MemoryEvents(**options)
+        )
+    if kind.startswith("sqlite"):
+        synchronous: Any = "full" if kind == "sqlite-full" else "normal"
+        return lambda **options: SqliteOutbox(
+            tmp_path / "events.db", synchronous=synchronous, **options
+        )
+    if kind == "redis":
+        url = request.getfixturevalue("valkey").url
+        return lambda **options: RedisStreams(url, prefix=name, partitions=4, **options)
+    url = request.getfixturevalue("nats").url
+    return lambda **options: JetStream(url, stream=name, partitions=4, **options)
+
+
+Bus = Callable[..., Any]
+
+
+@asynccontextmanager
+async def running(store: EventStore, **options: Any) -> AsyncIterator[EventBus]:
+    bus = EventBus(store=store, errors="collect", **options)
+    try:
+        yield bus
+    finally:
+        await bus.aclose(2)
+
+
+async def test_each_group_handles_each_event_and_typed_data_comes_through(make: Make) -> None:
+    heard: dict[str, list[Any]] = defaultdict(list)
+    async with running(make()) as bus:
+        for group in ("mail", "stats"):
+
+            async def handle(event: Event, group: str = group) -> None:
+                heard[group].append((event.name, event.data["id"]))
+
+            bus.subscribe("user.*", handle, group=group, durable=QUICK)
+        bus.subscribe("user.*", lambda event: heard["now"].append(event.data["id"]))
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        for number in range(10):
+            await bus.publish(Event("user.created", {"id": number}))
+            await bus.publish(Event("other.thing", {"id": number}))
+        assert heard["now"] == list(range(10))
+        await wait_until(lambda: len(heard["mail"]) == len(heard["stats"]) == 10, 20)
+    assert sorted(heard["mail"]) == [("user.created", number) for number in range(10)]
+
+
+def _joined(bus: EventBus) -> bool:
+    """Whether every group of the bus has said what it wants: from there on is "now"."""
+    assert bus.store is not None
+    store: Any = bus.store
+    known = getattr(store, "_groups", None) or getattr(store, "_matches", {})
+    assert bus._consumers is not None
+    return all(name in known for name in bus._consumers._groups)
+
+
+async def test_what_was_published_before_a_group_began_is_its_own_if_it_says_so(
+    make: Make,
+) -> None:
+    heard: list[int] = []
+    async with running(make()) as bus:
+        await bus.start()
+        for number in range(5):
+            await bus.publish(Event("a", number))
+        bus.subscribe(
+            "a",
+            lambda event: heard.append(event.data),
+            group="late",
+            durable=DurableOptions(start="beginning"),
+        )
+        await wait_until(lambda: len(heard) == 5, 20)
+    assert sorted(heard) == list(range(5))
+
+
+async def test_events_of_a_key_come_in_order_whatever_fails_in_between(make: Make) -> None:
+    done: dict[str, list[int]] = defaultdict(list)
+    tries: dict[tuple[str, int], int] = defaultdict(int)
+
+    async def flaky(event: Event) -> None:
+        number = event.data
+        tries[event.key or "", number] += 1
+        await asyncio.sleep(0)
+        if number % 4 == 1 and tries[event.key or "", number] < 3:
+            raise LookupError("not yet")
+        done[event.key or ""].append(number)
+
+    async with running(make()) as bus:
+        bus.subscribe("a", flaky, group="g", durable=QUICK)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        for number in range(12):
+            for key in ("x", "y", "z"):
+                await bus.publish(Event("a", number, key=key))
+        await wait_until(lambda: sum(map(len, done.values())) == 36, 30)
+    assert done == {key: list(range(12)) for key in ("x", "y", "z")}
+
+
+async def test_two_consumers_of_a_group_share_and_keep_the_order_of_keys(make: Make) -> None:
+    done: dict[str, list[int]] = defaultdict(list)
+    by: dict[str, int] = defaultdict(int)
+    options = DurableOptions(lease=2.0, concurrency=2)
+
+    def handler(name: str) -> Any:
+        async def handle(event: Event) -> None:
+            await asyncio.sleep(0.001)
+            done[event.key or ""].append(event.data)
+            by[name] += 1
+
+        return handle
+
+    async with running(make()) as one, running(make()) as two:
+        for name, bus in (("one", one), ("two", two)):
+            bus.subscribe("a", handler(name), group="g", durable=options)
+            await bus.start()
+            await wait_until(lambda bus=bus: _joined(bus))  # type: ignore[misc]
+        for number in range(30):
+            for key in range(8):
+                await one.publish(Event("a", number, key=str(key)))
+        await wait_until(lambda: sum(map(len, done.values())) == 240, 30)
+    assert done == {str(key): list(range(30)) for key in range(8)}
+
+
+async def test_an_event_that_cannot_be_handled_becomes_a_dead_letter_and_its_key_goes_on(
+    make: Make,
+) -> None:
+    done: list[int] = []
+    is_well = [False]
+
+    def poison(event: Event) -> None:
+        if event.data == 1 and not is_well[0]:
+            raise LookupError("poison")
+        done.append(event.data)
+
+    async with running(make()) as bus:
+        bus.subscribe("a", poison, group="g", durable=QUICK)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        for number in range(3):
+            await bus.publish(Event("a", number, key="k"))
+        await wait_until(lambda: done == [0, 2], 20)
+        store = bus.store
+        assert store is not None
+        (letter,) = await store.dead("g")
+        assert (letter.event.data, letter.failures) == (1, 3)
+        assert "poison" in letter.error
+        is_well[0] = True
+        assert await store.revive("g", [letter.id]) == 1
+        await wait_until(lambda: done == [0, 2, 1], 20)
+        assert await store.dead("g") == []
+        assert await store.drop("g", [letter.id]) == 0
+
+
+async def test_a_handler_that_hangs_is_cut_and_tried_again(make: Make) -> None:
+    calls: list[int] = []
+
+    async def hangs_once(event: Event) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            await asyncio.Event().wait()
+
+    async with running(make()) as bus:
+        bus.subscribe("a", hangs_once, group="g", durable=QUICK, timeout=0.05)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        await bus.publish(Event("a"))
+        await wait_until(lambda: len(calls) == 2, 20)
+
+
+async def test_an_event_that_is_published_twice_is_stored_once(make: Make) -> None:
+    heard: list[str] = []
+    async with running(make()) as bus:
+        bus.subscribe("**", lambda event: heard.append(event.id), group="g", durable=QUICK)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        for _ in range(3):
+            await bus.publish(Event("a", id="once"))
+        await bus.publish(Event("b", id="end"))
+        await wait_until(lambda: "end" in heard, 20)
+        await wait_until(lambda: "once" in heard, 20)
+    assert sorted(heard) == ["end", "once"]
+
+
+async def test_what_a_consumer_had_when_it_stopped_is_handled_by_the_next(make: Make) -> None:
+    began, done = asyncio.Event(), []
+
+    async def slow(event: Event) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async with running(make()) as bus:
+        bus.subscribe("a", slow, group="g", durable=DurableOptions(lease=2.0))
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        for number in range(3):
+            await bus.publish(Event("a", number, key="k"))
+        await began.wait()
+        await bus.aclose(0.05)
+    async with running(make()) as bus:
+        bus.subscribe(
+            "a", lambda event: done.append(event.data), group="g", durable=DurableOptions(lease=2.0)
+        )
+        await bus.start()
+        await wait_until(lambda: len(done) == 3, 20)
+    assert done == [0, 1, 2]
+
+
+async def test_a_full_store_says_so_and_takes_more_when_there_is_room(make: Make) -> None:
+    done: list[Any] = []
+    go = asyncio.Event()
+
+    async def handle(event: Event) -> None:
+        await go.wait()
+        done.append(event.data)
+
+    store = make(max_pending=100)
+    async with running(store) as bus:
+        bus.subscribe("a", handle, group="g", durable=QUICK)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        stored = 0
+        with pytest.raises(BacklogFull):
+            while stored < 2000:
+                await bus.publish(Event("a", stored, key="k"))
+                stored += 1
+        go.set()
+        await wait_until(lambda: len(done) == stored, 30)
+        for number in range(200):
+            try:
+                await bus.publish(Event("a", number, key="k"))
+                break
+            except BacklogFull:
+                await asyncio.sleep(0.01)
+        else:
+            pytest.fail("it stays full")
+
+
+async def test_a_lease_that_is_lost_stops_the_work_of_that_key(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    store: Any = make()
+    if not isinstance(store, (SqliteOutbox, RedisStreams)):
+        pytest.skip("leases that the test can take away")
+    caplog.set_level(logging.WARNING, "nexgate.events")
+    began: list[int] = []
+    cut: list[int] = []
+
+    async def slow(event: Event) -> None:
+        began.append(event.data)
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cut.append(event.data)
+            raise
+
+    async with running(store) as bus:
+        bus.subscribe("a", slow, group="g", durable=DurableOptions(lease=0.6))
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        for number in range(2):
+            await bus.publish(Event("a", number, key="k"))
+        await wait_until(lambda: began == [0], 20)
+        if isinstance(store, SqliteOutbox):
+            await store.database.write(
+                lambda c: (
+                    c.execute("UPDATE nexgate_deliveries SET token = 'other', until = 9e18")
+                    and None
+                )
+            )
+        else:
+            held = store._groups["g"].held
+            for number in held:
+                await store.link.ask(
+                    lambda client, n=number: client.set(  # type: ignore[misc]
+                        store._lease(store._groups["g"], n), "other"
+                    )
+                )
+        await wait_until(lambda: cut == [0], 20)
+        assert began == [0]
+
+
+# --- what only some have --------------------------------------------------------------------------
+
+
+async def test_an_event_in_the_applications_own_transaction_is_published_with_it_or_never(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "shop.db"
+    heard: list[int] = []
+    async with running(SqliteOutbox(path)) as bus:
+        bus.subscribe("order.*", lambda e: heard.append(e.data["id"]), group="g", durable=QUICK)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        own = sqlite3.connect(path)
+        own.execute("CREATE TABLE orders (id INTEGER)")
+        own.commit()
+        with pytest.raises(LookupError), own:
+            own.execute("INSERT INTO orders VALUES (1)")
+            await bus.publish(Event("order.created", {"id": 1}), within=own)
+            raise LookupError
+        with own:
+            own.execute("INSERT INTO orders VALUES (2)")
+            await bus.publish(Event("order.created", {"id": 2}), within=own)
+        await wait_until(lambda: heard == [2], 20)
+        assert own.execute("SELECT id FROM orders").fetchall() == [(2,)]
+        own.close()
+
+
+async def test_first_time_makes_at_least_once_once(tmp_path: Path) -> None:
+    from nexgate.events import first_time
+
+    own = sqlite3.connect(tmp_path / "own.db")
+    event = Event("a", id="1")
+    with own:
+        assert first_time(own, "h", event)
+    with own:
+        assert not first_time(own, "h", event)
+        assert first_time(own, "other", event)
+    with pytest.raises(LookupError), own:
+        assert first_time(own, "h", Event("a", id="2"))
+        raise LookupError
+    with own:
+        assert first_time(own, "h", Event("a", id="2"))
+    own.close()
+
+
+async def test_a_disk_that_is_full_reaches_the_publisher_and_passes(tmp_path: Path) -> None:
+    heard: list[Any] = []
+    store = SqliteOutbox(tmp_path / "e.db", max_bytes=200_000, max_pending=None)
+    async with running(store) as bus:
+        await bus.start()
+        with pytest.raises(StoreFull):
+            while True:
+                await bus.publish(Event("a", "x" * 2000))
+        bus.subscribe(
+            "a",
+            lambda event: heard.append(1),
+            group="g",
+            durable=DurableOptions(start="beginning", lease=2.0),
+        )
+        await wait_until(lambda: len(heard) > 5, 20)
+
+
+async def test_what_is_handled_is_deleted(tmp_path: Path) -> None:
+    heard: list[int] = []
+    store = SqliteOutbox(tmp_path / "e.db")
+    async with running(store) as bus:
+        bus.subscribe("a", lambda event: heard.append(event.data), group="g", durable=QUICK)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        for number in range(1200):
+            await bus.publish(Event("a", number, key=str(number % 16)))
+        await wait_until(lambda: len(heard) == 1200, 30)
+        count = await store.database.read(
+            lambda c: c.execute("SELECT count(*) FROM nexgate_events").fetchone()[0]
+        )
+        assert count < 700
+
+
+async def test_after_a_restart_of_the_machine_all_leases_are_void(tmp_path: Path) -> None:
+    clock = [1_000_000.0]
+    store = SqliteOutbox(tmp_path / "e.db", clock=lambda: clock[0])
+    await store.open()
+    await store.join("g", ["a"], DurableOptions(start="beginning"))
+    await store.append([Event("a")])
+    (claim,) = await store.claim("g", 10, 30.0)
+    await store.retry("g", claim, 3600.0)
+    clock[0] = 5.0  # it began anew
+    await store.database.write(
+        lambda c: c.execute("UPDATE nexgate_boot SET id = 'before'") and None
+    )
+    assert await store.claim("g", 10, 30.0) == []
+    await store.aclose()
+    await store.open()
+    assert len(await store.claim("g", 10, 30.0)) == 1
+    await store.aclose()
+
+
+async def test_an_event_that_kills_its_consumers_takes_no_other_with_it(tmp_path: Path) -> None:
+    clock = [0.0]
+    store = SqliteOutbox(tmp_path / "e.db", clock=lambda: clock[0])
+    await store.open()
+    await store.join("g", ["*"], DurableOptions(start="beginning"))
+    await store.append([Event("a", number) for number in range(5)])
+    claims: list[Any] = []
+    for _ in range(3):  # each consumer dies of the first of the batch
+        claims = await store.claim("g", 10, 30.0)
+        assert len(claims) == 5
+        clock[0] += 31.0
+    for _ in range(17):
+        (alone,) = await store.claim("g", 10, 30.0)
+        assert alone.event.data == 0
+        others = await store.claim("g", 10, 30.0)
+        for each in others:
+            await store.done("g", each)
+        clock[0] += 31.0
+    assert await store.claim("g", 10, 30.0) == []
+    (letter,) = await store.dead("g")
+    assert letter.event.data == 0
+    assert "without an outcome" in letter.error
+    await store.aclose()
+
+
+async def test_redis_gone_and_back_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[int] = []
+    with Valkey("--appendonly", "yes", "--appendfsync", "always") as server:
+        store = RedisStreams(server.url, partitions=2, timeout=0.5)
+        async with running(store) as bus:
+            bus.subscribe(
+                "a",
+                lambda event: heard.append(event.data),
+                group="g",
+                durable=DurableOptions(lease=2.0),
+            )
+            await bus.start()
+            await wait_until(lambda: _joined(bus))
+            await bus.publish(Event("a", 0))
+            await wait_until(lambda: heard == [0], 20)
+            server.kill()
+            with pytest.raises(NexgateError):
+                await bus.publish(Event("a", 1))
+            server.start()
+            await asyncio.sleep(0)
+            for number in range(2, 5):
+                await bus.publish(Event("a", number))
+            await wait_until(lambda: {2, 3, 4} <= set(heard), 30)
+
+
+async def test_a_stream_forgets_what_every_group_has_handled(valkey: Valkey) -> None:
+    heard: list[int] = []
+    store = RedisStreams(valkey.url, prefix="trim", partitions=1)
+    async with running(store) as bus:
+        bus.subscribe("a", lambda event: heard.append(event.data), group="g", durable=QUICK)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        for number in range(1000):
+            await bus.publish(Event("a", number))
+        await wait_until(lambda: len(heard) == 1000, 30)
+        assert await store.link.ask(lambda client: client.xlen("trim:0")) < 600
+
+
+async def test_nats_that_is_away_is_an_error_of_ours() -> None:
+    with pytest.raises(NexgateError):
+        await JetStream("nats://127.0.0.1:1", timeout=0.2).open()
+    with pytest.raises(NexgateError, match=r"127\.0\.0\.1:1"):
+        await RedisStreams("redis://user:secret@127.0.0.1:1").open()
