@@ -367,6 +367,15 @@ class Container:
 
     # ---------------------------------------------------------------- its end
 
+    async def reset(self) -> None:
+        """Tear down singletons as ``aclose`` does, and stay open: they are made anew when they are
+        needed. For programs that start and stop more than once, such as applications in tests.
+        """
+        with self._lock:
+            taken = self._take(lambda cell: True)
+            self._changed()
+        await end(taken)
+
     async def aclose(self) -> None:
         """Tear down singletons, the last made first. Every teardown runs; their exceptions come as
         one ``ExceptionGroup``. Does nothing the second time.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._errors import DependencyError
@@ -68,7 +69,8 @@ def injecting(function: F, container: Container | None) -> F:
             scope = _present(container)
             if scope is not None:
                 await _afill(scope, wishes, given)
-                return await function(*args, **given)
+                with _Noting(scope):
+                    return await function(*args, **given)
             async with _own(container, function) as scope:
                 await _afill(scope, wishes, given)
                 return await function(*args, **given)
@@ -82,7 +84,8 @@ def injecting(function: F, container: Container | None) -> F:
             scope = _present(container)
             if scope is not None:
                 _fill(scope, wishes, given)
-                return function(*args, **given)
+                with _Noting(scope):
+                    return function(*args, **given)
             with _own(container, function) as scope:
                 _fill(scope, wishes, given)
                 return function(*args, **given)
@@ -116,6 +119,26 @@ def _named(names: tuple[str, ...], args: tuple[Any, ...], given: dict[str, Any])
     """Move what was passed by position to ``given``; what is too much is for Python to refuse."""
     given.update(zip(names, args, strict=False))
     return args[len(names) :]
+
+
+class _Noting:
+    """Keeps what the outermost call raises: what an inner one does is the outer one's to handle."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        self._scope._depth += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        scope = self._scope
+        scope._depth -= 1
+        if not scope._depth:
+            scope.failure = error
 
 
 def _present(container: Container | None) -> Scope | None:

@@ -38,7 +38,16 @@ class Scope:
     generators see, and when the task is cancelled. A scope belongs to one task or thread.
     """
 
-    __slots__ = ("_before", "_child", "_container", "_context", "_engine", "_lock")
+    __slots__ = (
+        "_before",
+        "_child",
+        "_container",
+        "_context",
+        "_depth",
+        "_engine",
+        "_lock",
+        "failure",
+    )
 
     def __init__(
         self, container: Container, engine: Engine, context: Mapping[Any, Any] | None
@@ -49,6 +58,11 @@ class Scope:
         self._child: Any = _OUTSIDE
         self._before: Scope | None = None
         self._lock: asyncio.Lock | None = None
+        self._depth = 0
+        self.failure: BaseException | None = None
+        """What the last function that was injected from here raised. Frameworks make responses of
+        exceptions; who opened the scope for one can still let generators see it.
+        """
 
     def resolve(self, type: type[T], name: str | None = None) -> T:
         """What is registered for ``type``. Raises ``DependencyError``."""
