@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, MutableMapping
 from typing import Any, TypedDict
 
 from nexgate.di import Container
@@ -13,7 +14,7 @@ from ._toolkit import Toolkit
 
 __all__ = ["Options", "toolkit_for"]
 
-_MARK = "_nexgate_toolkit"
+_NAME = "nexgate_toolkit"
 
 
 class Options(TypedDict, total=False):
@@ -29,8 +30,12 @@ class Options(TypedDict, total=False):
 
 
 def toolkit_for(app: Any, toolkit: Toolkit) -> Toolkit:
-    """Note that ``app`` has its toolkit. Raises ``ConfigError`` when it had one."""
-    if getattr(app, _MARK, None) is not None:
+    """Keep the toolkit of ``app`` in its ``state``. Raises ``ConfigError`` when it had one."""
+    state = app.state
+    if _NAME in state if isinstance(state, Mapping) else hasattr(state, _NAME):
         raise ConfigError("the toolkit is installed in this application already")
-    setattr(app, _MARK, toolkit)
+    if isinstance(state, MutableMapping):
+        state[_NAME] = toolkit
+    else:
+        setattr(state, _NAME, toolkit)
     return toolkit

@@ -185,21 +185,24 @@ def fastapi_app(told: Told, **options: Any) -> Made:
 def litestar_app(told: Told, **options: Any) -> Made:
     pytest.importorskip("litestar")
     from litestar import Litestar, get
-    from litestar.di import Provide
+    from litestar.di import NamedDependency, Provide
     from litestar.exceptions import HTTPException
+    from litestar.params import FromPath
 
     from nexgate.integrations.litestar import install, provided
 
-    @get("/users/{number:int}")
-    @inject
     async def users(
-        number: int, users: Inject[Users], session: Inject[Session]
+        number: Any, users: Inject[Users], session: Inject[Session]
     ) -> dict[str, object]:
         return {"names": users.names(), "path": session.path, "id": current_request_id.get()}
 
-    @get("/own", dependencies={"users": Provide(provided(Users))})
+    users.__annotations__["number"] = FromPath[int]
+
     async def own(users: Any) -> dict[str, object]:
         return {"names": users.names()}
+
+    own.__annotations__["users"] = NamedDependency[Any]
+    own = get("/own", dependencies={"users": Provide(provided(Users))})(own)
 
     @get("/fails")
     @inject
@@ -217,7 +220,7 @@ def litestar_app(told: Told, **options: Any) -> Made:
         told.append("waiting")
         await asyncio.Event().wait()
 
-    app = Litestar([users, own, fails, refused, slow], lifespan=[telling(told)], openapi_config=None)
+    app = Litestar([get("/users/{number:int}")(inject(users)), own, fails, refused, slow], lifespan=[telling(told)], openapi_config=None)
     return app, install(app, container=container(told), **options)
 
 
