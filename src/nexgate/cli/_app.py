@@ -11,6 +11,7 @@ from typer.main import get_command
 from nexgate.cli import (
     check,
     demo,
+    di,
     explain,
     init,
     plugins,
@@ -48,6 +49,7 @@ for _module in (
     explain,
     init,
     plugins,
+    di,
     worker,
     tasks,
     demo,

@@ -22,11 +22,11 @@ from ._engine import Engine, Maker
 from ._errors import ContainerClosed, DependencyError, InvalidGraph, NeedsAwait, NeedsScope, Problem
 from ._graph import Graph, Node
 from ._inject import injecting
-from ._keys import Key, wish_of
+from ._keys import Key, key_of, wish_of
 from ._owner import Owner
 from ._registration import Kind, Lifetime, Registration, kind_of, made_type, wishes_of
 from ._scope import Scope
-from ._settings import SettingsError, settings_factory
+from ._settings import SettingsError, SettingsFactory
 
 __all__ = ["Container"]
 
@@ -52,7 +52,7 @@ class Container:
         """Living singletons by type: the fast path."""
         self._cells: dict[tuple[int, frozenset[int]], Cell] = {}
         self._made: list[Cell] = []
-        """In the order of their making."""
+        """Those with a teardown, in the order of their making."""
         self._is_closed = False
         self.register(Container, self)
 
@@ -62,7 +62,7 @@ class Container:
         """Let ``instance`` be what is resolved for ``type``. It stays its maker's: it is not torn
         down here. Replaces what was registered before.
         """
-        self._add(Registration(Key(type, name), Kind.INSTANCE, "singleton", instance))
+        self._add(Registration(key_of(type, name), Kind.INSTANCE, "singleton", instance))
 
     def register_factory(
         self,
@@ -91,7 +91,7 @@ class Container:
         if lifetime not in ("singleton", "scoped", "transient"):
             raise DependencyError(f"{lifetime!r} is not a lifetime: singleton, scoped, transient")
         made = Registration(
-            Key(type, name), kind_of(factory), lifetime, factory, wishes_of(factory)
+            key_of(type, name), kind_of(factory), lifetime, factory, wishes_of(factory)
         )
         self._add(made, collect=collect)
         return None
@@ -116,7 +116,7 @@ class Container:
     def alias(self, type: Any, target: type[Any], *, name: str | None = None) -> None:
         """Let ``type``, such as a protocol or a base class, be what ``target`` is."""
         wish = replace(wish_of("target", target), parameter="target")
-        made = Registration(Key(type, name), Kind.ALIAS, "transient", target, (wish,))
+        made = Registration(key_of(type, name), Kind.ALIAS, "transient", target, (wish,))
         self._add(made)
 
     def register_context(self, type: Any) -> None:
@@ -132,7 +132,7 @@ class Container:
         ``PREFIX`` + ``POOL_SIZE``. Tables and lists are JSON. ``validate`` reports everything that
         is missing or wrong, without showing values. ``environ``: other than ``os.environ``.
         """
-        self.register_factory(type, settings_factory(type, prefix, environ))
+        self.register_factory(type, SettingsFactory(type, prefix, environ))
 
     def _add(self, made: Registration, *, collect: bool = False, owner: str = "") -> Registration:
         made = replace(made, owner=owner) if owner else made
@@ -170,6 +170,9 @@ class Container:
 
     def _take(self, is_meant: Callable[[Cell], bool]) -> list[Cell]:
         """Living singletons, last made first, that are the container's no more."""
+        for cell in (*self._cells.values(), *self._made):
+            if is_meant(cell):
+                cell.over()
         taken = [cell for cell in reversed(self._made) if is_meant(cell)]
         self._made = [cell for cell in self._made if not is_meant(cell)]
         self._cells = {key: cell for key, cell in self._cells.items() if not is_meant(cell)}
@@ -197,10 +200,10 @@ class Container:
                 pass
         engine = self._compiled()
         node = self._node(engine, type, name)
+        cell = engine.cells.get(node.key)
+        if cell is not None and cell.is_made:
+            return cast("T", cell.value)
         if node.is_async:
-            cell = self._cell_in(engine, node)
-            if cell is not None and cell.is_made:
-                return cast("T", cell.value)
             raise NeedsAwait(
                 f"{node.key} is made by an async factory: await container.aresolve({node.key})"
             )
@@ -216,9 +219,10 @@ class Container:
                 pass
         engine = self._compiled()
         node = self._node(engine, type, name)
+        cell = engine.cells.get(node.key)
+        if cell is not None:
+            return cast("T", await cell.aget())
         self._check_root(node)
-        if not node.is_async and node.lifetime != "singleton":
-            return cast("T", engine.root.get_sync(engine.token(node.key)))
         return cast("T", await engine.root.get(engine.token(node.key)))
 
     def scope(self, context: Mapping[Any, Any] | None = None) -> Scope:
@@ -241,8 +245,21 @@ class Container:
             if self._is_closed:
                 raise ContainerClosed("the container is closed")
             if self._engine is None:
+                self._forget_replaced()
                 self._engine = Engine(self._graph(), self._cell_of)
             return self._engine
+
+    def _forget_replaced(self) -> None:
+        """Cells of registrations that were replaced: nothing new can be made of those. Scopes that
+        are open may still use them, and those with a teardown have it when the container closes.
+        """
+        numbers = {
+            each.number
+            for stacks in (self._registered, self._collected)
+            for stack in stacks.values()
+            for each in stack
+        }
+        self._cells = {key: cell for key, cell in self._cells.items() if cell.needs <= numbers}
 
     def _graph(self) -> Graph:
         with self._lock:
@@ -250,13 +267,12 @@ class Container:
             return Graph(inforce, self._collected)
 
     def _node(self, engine: Engine, type_: Any, name: str | None) -> Node:
-        wish = wish_of("", type_)
-        key = Key(wish.key.type, name or wish.key.name, wish.key.collection)
+        key = key_of(type_, name)
         node = engine.graph.find(key)
         if node is None:
             raise engine.graph.missing(key).error()
-        if node.problem is not None:
-            raise node.problem.error()
+        if node.fault is not None:
+            raise engine.graph.problem_of(node).error()
         return node
 
     def _check_root(self, node: Node) -> None:
@@ -265,7 +281,7 @@ class Container:
                 f"{node.key} lives in a scope: async with container.scope() as scope: …"
                 f" scope.resolve({node.key})"
             )
-        if node.lifetime == "transient" and node.registration.kind.has_teardown:
+        if node.has_teardown and node.lifetime != "singleton":
             raise NeedsScope(f"{node.key} is torn down, so it needs a scope that does it")
 
     # ---------------------------------------------------------------- singletons
@@ -275,7 +291,14 @@ class Container:
         key = (node.registration.number, node.all_needs)
         cell = self._cells.get(key)
         if cell is None:
-            cell = Cell(node.key, node.all_needs, Maker(engine, node.registration), self._was_made)
+            cell = Cell(
+                node.key,
+                node.all_needs,
+                Maker(engine, node.registration),
+                self._was_made,
+                has_teardown=node.has_teardown,
+                ends_async=node.ends_async,
+            )
             if node.registration.kind is Kind.INSTANCE:
                 cell.value = node.registration.source
             self._cells[key] = cell
@@ -283,12 +306,10 @@ class Container:
             self._publish(node.key, cell)
         return cell
 
-    def _cell_in(self, engine: Engine, node: Node) -> Cell | None:
-        return self._cells.get((node.registration.number, node.all_needs))
-
     def _was_made(self, cell: Cell) -> None:
         with self._lock:
-            self._made.append(cell)
+            if cell.has_teardown:
+                self._made.append(cell)
             engine = self._engine
             node = engine.graph.find(cell.key) if engine is not None else None
             if (
@@ -308,23 +329,25 @@ class Container:
         that hold something scoped, settings. Nothing is made, but settings are read.
         """
         graph = self._graph()
-        problems = list(graph.problems)
+        problems = list(graph.problems())
         for node in graph.nodes.values():
-            check = getattr(node.registration.source, "check", None)
-            if node.problem is None and getattr(node.registration.source, "is_settings", False):
-                assert check is not None
-                problems += [Problem(SettingsError, text) for text in check()]
+            if isinstance(node.registration.source, SettingsFactory):
+                told = node.registration.source.problems()
+                problems += [Problem(SettingsError, text) for text in told]
         if problems:
             raise InvalidGraph(problems)
 
     def graph(self) -> Drawing:
-        """The graph, to be drawn."""
-        return Drawing(
-            node for node in self._graph().nodes.values() if node.key.type is not Container
-        )
+        """The graph, to be drawn: everything that was registered, and the collections that are
+        asked for.
+        """
+        nodes = [node for node in self._graph().nodes.values() if node.key.type is not Container]
+        needed = {id(each) for node in nodes for each in node.needs.values()}
+        return Drawing(node for node in nodes if node.key.collection is None or id(node) in needed)
 
     def __contains__(self, type: Any) -> bool:
-        return Key(type) in self._registered
+        key = key_of(type)
+        return key in self._registered or replace(key, collection=None) in self._collected
 
     def __iter__(self) -> Iterator[Any]:
         return iter({key.type: None for key in self._registered})
@@ -340,9 +363,18 @@ class Container:
         """
         from ._override import Override
 
-        return Override(self, Key(type, name), to)
+        return Override(self, key_of(type, name), to)
 
     # ---------------------------------------------------------------- its end
+
+    async def reset(self) -> None:
+        """Tear down singletons as ``aclose`` does, and stay open: they are made anew when they are
+        needed. For programs that start and stop more than once, such as applications in tests.
+        """
+        with self._lock:
+            taken = self._take(lambda cell: True)
+            self._changed()
+        await end(taken)
 
     async def aclose(self) -> None:
         """Tear down singletons, the last made first. Every teardown runs; their exceptions come as
@@ -351,7 +383,13 @@ class Container:
         await end(self._close())
 
     def close(self) -> None:
-        """The same, where no teardown is ``async``."""
+        """The same, where no teardown is ``async``; raises ``NeedsAwait``, and closes nothing,
+        where one is.
+        """
+        with self._lock:
+            last = next((cell for cell in reversed(self._made) if cell.ends_async), None)
+        if last is not None:
+            raise NeedsAwait(f"{last.key} has an async teardown: await container.aclose()")
         run_now(end(self._close()), "a singleton's teardown")
 
     def _close(self) -> list[Cell]:

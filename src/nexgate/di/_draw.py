@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from html import escape
 from typing import Final
 
 from ._graph import Node
+from ._layers import Place, place
 
 __all__ = ["Drawing"]
 
@@ -17,20 +17,16 @@ _COLOURS: Final = {
     "transient": ("#fef7e0", "#b06000"),
     "broken": ("#fce8e6", "#c5221f"),
 }
-_CHARACTER: Final = 7.4
+_CHARACTER: Final = 7.7
 _HEIGHT: Final = 44
-_GAP_X: Final = 28
-_GAP_Y: Final = 56
+_GAP_X: Final = 24
+_GAP_Y: Final = 58
 _MARGIN: Final = 24
-
-
-@dataclass(slots=True)
-class _Box:
-    node: Node
-    layer: int = 0
-    x: float = 0.0
-    y: float = 0.0
-    width: float = 0.0
+_LEGEND: Final = 96
+_ARROW: Final = (
+    '<defs><marker id="arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7"'
+    ' markerHeight="7" orient="auto"><path d="M0 0L10 5L0 10z" fill="#5f6368"/></marker></defs>'
+)
 
 
 class Drawing:
@@ -38,152 +34,133 @@ class Drawing:
 
     def __init__(self, nodes: Iterable[Node]) -> None:
         self.nodes = list(nodes)
+        numbers = {id(node): number for number, node in enumerate(self.nodes)}
+        self._links = [
+            (number, numbers[id(need)])
+            for number, node in enumerate(self.nodes)
+            for need in dict.fromkeys(node.needs.values())
+            if id(need) in numbers
+        ]
 
     @property
     def edges(self) -> list[tuple[str, str]]:
         """Who needs whom, by name."""
-        known = {id(node) for node in self.nodes}
-        return [
-            (str(node.key), str(need.key))
-            for node in self.nodes
-            for need in node.needs.values()
-            if id(need) in known
-        ]
+        keys = [str(node.key) for node in self.nodes]
+        return [(keys[a], keys[b]) for a, b in self._links]
 
     def mermaid(self) -> str:
         """A Mermaid flow chart."""
-        names = {str(node.key): f"n{number}" for number, node in enumerate(self.nodes)}
         lines = ["flowchart TD"]
-        for node in self.nodes:
-            label = f"{_label(node)}<br/><small>{_caption(node)}</small>".replace('"', "#quot;")
-            lines.append(f'    {names[str(node.key)]}["{label}"]:::{_style(node)}')
-        lines += [f"    {names[a]} --> {names[b]}" for a, b in self.edges]
+        for number, node in enumerate(self.nodes):
+            # Mermaid reads labels as HTML, and its own quotes end them.
+            label = escape(_label(node)).replace("&quot;", "#quot;").replace("&#x27;", "#39;")
+            lines.append(f'    n{number}["{label}<br/><small>{_caption(node)}</small>"]')
+            lines.append(f"    class n{number} {_style(node)}")
+        lines += [f"    n{a} --> n{b}" for a, b in self._links]
         for style, (fill, stroke) in _COLOURS.items():
             lines.append(f"    classDef {style} fill:{fill},stroke:{stroke},color:#202124")
         return "\n".join(lines) + "\n"
 
     def svg(self) -> str:
         """A picture: who needs something stands above it."""
-        boxes = self._placed()
-        width = max((b.x + b.width for b in boxes.values()), default=0) + _MARGIN
-        height = max((b.y + _HEIGHT for b in boxes.values()), default=0) + _MARGIN + 28
-        width = max(width, 4 * 110 + _MARGIN)
+        widths = [
+            max(max(len(_label(n)), len(_caption(n)) * 0.8) * _CHARACTER + 24, 96.0)
+            for n in self.nodes
+        ]
+        boxes, ways = place(widths, self._links, _GAP_X)
+        everywhere = [*boxes, *(each for way in ways.values() for each in way)]
+        left = min((each.x - each.width / 2 for each in everywhere), default=0.0) - _MARGIN
+        for each in dict.fromkeys(everywhere):
+            each.x -= left
+        width = max((e.x + e.width / 2 for e in everywhere), default=0.0) + _MARGIN
+        width = max(width, len(_COLOURS) * _LEGEND + _MARGIN)
+        height = max((_top(box) + _HEIGHT for box in boxes), default=0) + 2 * _MARGIN + 16
         parts = [
             (
                 f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}"'
                 f' width="{width:.0f}" height="{height:.0f}" font-family="system-ui, sans-serif">'
             ),
-            (
-                '<defs><marker id="arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7"'
-                ' markerHeight="7" orient="auto"><path d="M0 0L10 5L0 10z" fill="#5f6368"/>'
-                "</marker></defs>"
-            ),
+            _ARROW,
             '<rect width="100%" height="100%" fill="#ffffff"/>',
+            *_curves(ways),
+            *(_box(node, box) for node, box in zip(self.nodes, boxes, strict=True)),
+            *(_legend(number, style, height) for number, style in enumerate(_COLOURS)),
         ]
-        for box in boxes.values():
-            for need in box.node.needs.values():
-                target = boxes.get(id(need))
-                if target is not None:
-                    parts.append(_edge(box, target))
-        parts += [_drawn(box) for box in boxes.values()]
-        for number, (style, (fill, stroke)) in enumerate(_COLOURS.items()):
-            x, y = _MARGIN + number * 110, height - 24
-            parts.append(
-                f'<rect x="{x}" y="{y:.0f}" width="12" height="12" rx="3" fill="{fill}"'
-                f' stroke="{stroke}"/><text x="{x + 18}" y="{y + 10:.0f}" font-size="11"'
-                f' fill="#5f6368">{style}</text>'
-            )
-        return "".join(parts) + "</svg>\n"
-
-    def _placed(self) -> dict[int, _Box]:
-        boxes = {id(node): _Box(node) for node in self.nodes}
-        for box in boxes.values():
-            text = max(len(_label(box.node)), len(_caption(box.node)) * 0.85)
-            box.width = max(text * _CHARACTER + 28, 96)
-
-        # Below everything that needs it; a cycle is cut where it closes.
-        def sink(box: _Box, layer: int, path: tuple[int, ...]) -> None:
-            if layer < box.layer or id(box) in path:
-                return
-            box.layer = layer
-            for need in box.node.needs.values():
-                if id(need) in boxes:
-                    sink(boxes[id(need)], layer + 1, (*path, id(box)))
-
-        needed = {id(n) for node in self.nodes for n in node.needs.values()}
-        for key, box in boxes.items():
-            if key not in needed:
-                sink(box, 0, ())
-        for box in boxes.values():
-            sink(box, box.layer, ())
-        layers: dict[int, list[_Box]] = {}
-        for box in boxes.values():
-            layers.setdefault(box.layer, []).append(box)
-        rows = [layers[number] for number in sorted(layers)]
-        widest = max((_row_width(row) for row in rows), default=0.0)
-        self._order(rows, boxes)
-        for number, row in enumerate(rows):
-            x = _MARGIN + (widest - _row_width(row)) / 2
-            for box in row:
-                box.x, box.y = x, _MARGIN + number * (_HEIGHT + _GAP_Y)
-                x += box.width + _GAP_X
-        return boxes
-
-    def _order(self, rows: list[list[_Box]], boxes: dict[int, _Box]) -> None:
-        """Put each box near those that need it: a few sweeps of barycentres."""
-        place: dict[int, float] = {}
-        for row in rows:
-            for number, box in enumerate(row):
-                place[id(box.node)] = number - len(row) / 2
-        above: dict[int, list[int]] = {}
-        for box in boxes.values():
-            for need in box.node.needs.values():
-                above.setdefault(id(need), []).append(id(box.node))
-        for _ in range(4):
-            for row in rows:
-                for box in row:
-                    near = [
-                        *above.get(id(box.node), ()),
-                        *(id(n) for n in box.node.needs.values() if id(n) in boxes),
-                    ]
-                    if near:
-                        place[id(box.node)] = sum(place[each] for each in near) / len(near)
-                row.sort(key=lambda box: place[id(box.node)])
-                for number, box in enumerate(row):
-                    place[id(box.node)] = number - len(row) / 2
+        return "\n".join(parts) + "\n</svg>\n"
 
 
-def _row_width(row: list[_Box]) -> float:
-    return sum(box.width for box in row) + _GAP_X * (len(row) - 1)
+def _top(box: Place) -> float:
+    return _MARGIN + box.layer * (_HEIGHT + _GAP_Y)
 
 
-def _edge(box: _Box, target: _Box) -> str:
-    x1, y1 = box.x + box.width / 2, box.y + _HEIGHT
-    x2, y2 = target.x + target.width / 2, target.y - 2
-    bend = max((y2 - y1) / 2, 24)
+def _curves(ways: dict[tuple[int, int], list[Place]]) -> list[str]:
+    ports = _ports(ways)
+    return [_curve(way, *ports[edge]) for edge, way in ways.items()]
+
+
+def _ports(ways: dict[tuple[int, int], list[Place]]) -> dict[tuple[int, int], tuple[float, float]]:
+    """Where each edge leaves and enters: side by side, in the order of where they go."""
+    sides: dict[tuple[Place, bool], list[tuple[float, tuple[int, int], int]]] = {}
+    for edge, way in ways.items():
+        for end, (box, toward) in enumerate(((way[0], way[1]), (way[-1], way[-2]))):
+            is_below = toward.layer > box.layer
+            sides.setdefault((box, is_below), []).append((toward.x, edge, end))
+    found: dict[tuple[int, int], list[float]] = {edge: [0.0, 0.0] for edge in ways}
+    for (box, _), ends in sides.items():
+        step = min(14.0, (box.width - 24) / max(len(ends) - 1, 1))
+        for number, (_, edge, end) in enumerate(sorted(ends, key=lambda each: each[0])):
+            found[edge][end] = box.x + (number - (len(ends) - 1) / 2) * step
+    return {edge: (first, last) for edge, (first, last) in found.items()}
+
+
+def _curve(way: list[Place], leaves: float, enters: float) -> str:
+    is_down = way[-1].layer > way[0].layer
+    x, y = leaves, _top(way[0]) + (_HEIGHT if is_down else 0)
+    drawn = [f"M{x:.1f} {y:.1f}"]
+    for each in way[1:]:
+        is_last = each is way[-1]
+        to_x = enters if is_last else each.x
+        to_y = _top(each) + (0 if is_down else _HEIGHT)
+        bend = (to_y - y) / 2
+        drawn.append(f"C{x:.1f} {y + bend:.1f} {to_x:.1f} {to_y - bend:.1f} {to_x:.1f} {to_y:.1f}")
+        x, y = to_x, to_y
+        if not is_last:
+            y += _HEIGHT if is_down else -_HEIGHT
+            drawn.append(f"V{y:.1f}")
+    dashes = "" if is_down else ' stroke-dasharray="5 4"'
     return (
-        f'<path d="M{x1:.1f} {y1:.1f}C{x1:.1f} {y1 + bend:.1f} {x2:.1f} {y2 - bend:.1f}'
-        f' {x2:.1f} {y2:.1f}" fill="none" stroke="#9aa0a6" stroke-width="1.4"'
+        f'<path d="{"".join(drawn)}" fill="none" stroke="#9aa0a6" stroke-width="1.4"{dashes}'
         ' marker-end="url(#arrow)"/>'
     )
 
 
-def _drawn(box: _Box) -> str:
-    fill, stroke = _COLOURS[_style(box.node)]
-    middle = box.x + box.width / 2
+def _box(node: Node, box: Place) -> str:
+    fill, stroke = _COLOURS[_style(node)]
+    x, y = box.x - box.width / 2, _top(box)
     return (
-        f'<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{_HEIGHT}" rx="8"'
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{box.width:.1f}" height="{_HEIGHT}" rx="8"'
         f' fill="{fill}" stroke="{stroke}" stroke-width="1.4"/>'
-        f'<text x="{middle:.1f}" y="{box.y + 19:.1f}" font-size="13" font-weight="600"'
-        f' text-anchor="middle" fill="#202124">{escape(_label(box.node))}</text>'
-        f'<text x="{middle:.1f}" y="{box.y + 34:.1f}" font-size="11" text-anchor="middle"'
-        f' fill="#5f6368">{escape(_caption(box.node))}</text>'
+        f'<text x="{box.x:.1f}" y="{y + 19:.1f}" font-size="13" font-weight="600"'
+        f' text-anchor="middle" fill="#202124">{escape(_label(node))}</text>'
+        f'<text x="{box.x:.1f}" y="{y + 34:.1f}" font-size="11" text-anchor="middle"'
+        f' fill="#5f6368">{escape(_caption(node))}</text>'
+    )
+
+
+def _legend(number: int, style: str, height: float) -> str:
+    fill, stroke = _COLOURS[style]
+    x, y = _MARGIN + number * _LEGEND, height - _MARGIN - 10
+    return (
+        f'<rect x="{x}" y="{y:.0f}" width="12" height="12" rx="3" fill="{fill}"'
+        f' stroke="{stroke}"/><text x="{x + 18}" y="{y + 10:.0f}" font-size="11"'
+        f' fill="#5f6368">{style}</text>'
     )
 
 
 def _label(node: Node) -> str:
-    key = str(node.key)
-    return key.partition(" named '")[0] + " (one of several)" if "#" in key else key
+    if "#" in (node.key.name or ""):  # one of a collection
+        return node.registration.title
+    return str(node.key)
 
 
 def _caption(node: Node) -> str:
@@ -192,4 +169,4 @@ def _caption(node: Node) -> str:
 
 
 def _style(node: Node) -> str:
-    return "broken" if node.problem is not None else node.lifetime
+    return "broken" if node.fault is not None else node.lifetime

@@ -51,12 +51,14 @@ class Engine:
         self._tokens: dict[Key, type[Any]] = {}
         self._raw: dict[int, type[Any]] = {}
         self.context_tokens: dict[Key, type[Any]] = {}
+        self.cells: dict[Key, Cell] = {}
+        """The singletons."""
         self.has_teardown = False
         self.sync_tokens: dict[Any, type[Any]] = {}
         """Of what can be resolved in a scope without ``await``, by type: the fast path."""
         provider = Provider()
         for node in graph.nodes.values():
-            if node.problem is None:
+            if node.fault is None:
                 self._provide(provider, node, cell_of)
                 is_plain = node.key.name is None and node.key.collection is None
                 if is_plain and not node.is_async and node.registration.kind is not Kind.CONTEXT:
@@ -76,11 +78,10 @@ class Engine:
         """What dishka knows the making of a singleton as."""
         return self._raw[registration.number]
 
-    def missing_context(self, error: Exception) -> Key | None:
-        """What a scope was not given, if that is what ``error`` says."""
-        if not isinstance(error, NoContextValueError):
-            return None
-        return next((k for k, t in self.context_tokens.items() if t.__name__ in str(error)), None)
+    def missing_context(self, error: NoContextValueError) -> Key | None:
+        """What a scope was not given, as ``error`` says."""
+        missing = error.args[0]
+        return next((key for key, token in self.context_tokens.items() if token is missing), None)
 
     # ---------------------------------------------------------------- telling dishka
 
@@ -93,7 +94,7 @@ class Engine:
             self.context_tokens[node.key] = token
             return
         if node.lifetime == "singleton":
-            cell = cell_of(self, node)
+            cell = self.cells[node.key] = cell_of(self, node)
             provider.provide(
                 cell.aget if node.is_async else cell.get,
                 provides=token,
@@ -113,7 +114,7 @@ class Engine:
         kind = node.registration.kind
         # A transient that holds nothing of a scope can be made anywhere. One with a teardown needs
         # a scope that tears it down.
-        is_free = node.lifetime == "transient" and not node.lives_in_scope and not kind.has_teardown
+        is_free = node.lifetime == "transient" and not node.lives_in_scope and not node.has_teardown
         if kind.has_teardown and node.lifetime != "singleton":
             self.has_teardown = True
         provider.provide(

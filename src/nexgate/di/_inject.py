@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._errors import DependencyError
@@ -22,16 +23,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 def wishes_in(function: Callable[..., Any]) -> tuple[Wish, ...]:
     """The parameters that are marked with ``Inject``."""
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return ()
-    if not any("Inject" in str(each.annotation) for each in parameters):
-        return ()  # annotations of others may be for type checkers only
-    annotations = annotations_of(function)
+    annotations = annotations_of(function, is_needed=lambda text: "Inject" in text)
     found = (
-        wish_of(each.name, annotations[each.name], has_default=each.default is not each.empty)
-        for each in parameters
-        if each.name in annotations
+        wish_of(name, annotations[name], has_default=each.default is not each.empty)
+        for name, each in parameters.items()
+        if name in annotations
     )
     return tuple(wish for wish in found if wish.is_marked)
 
@@ -39,7 +38,7 @@ def wishes_in(function: Callable[..., Any]) -> tuple[Wish, ...]:
 def inject(function: F) -> F:
     """Fill the parameters of ``function`` that are annotated ``Inject[T]`` from the present scope
     (see ``Container.scope``). Others see it without them. Raises ``DependencyError`` when it is
-    called outside of a scope.
+    called outside of a scope, and ``TypeError`` for a generator: open a scope in that.
     """
     return injecting(function, None)
 
@@ -49,41 +48,49 @@ def injecting(function: F, container: Container | None) -> F:
     wishes = wishes_in(function)
     if not wishes:
         return function
+    plain = inspect.unwrap(function)
+    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+        raise TypeError(
+            f"{type_name(function)} is a generator, which may outlive the scope it was called in:"
+            " open one in it"
+        )
     names = {wish.parameter for wish in wishes}
     signature = inspect.signature(function)
+    shown = [each for name, each in signature.parameters.items() if name not in names]
+    by_name = _must_be_named(signature, names)
 
     wrapper: Any
-    if inspect.iscoroutinefunction(inspect.unwrap(function)):
+    if inspect.iscoroutinefunction(plain):
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **given: Any) -> Any:
+            if by_name:
+                args = _named(by_name, args, given)
             scope = _present(container)
             if scope is not None:
-                for wish in wishes:
-                    if wish.parameter not in given:
-                        given[wish.parameter] = await _aresolved(scope, wish)
-                return await function(*args, **given)
+                await _afill(scope, wishes, given)
+                with _Noting(scope):
+                    return await function(*args, **given)
             async with _own(container, function) as scope:
-                for wish in wishes:
-                    if wish.parameter not in given:
-                        given[wish.parameter] = await _aresolved(scope, wish)
+                await _afill(scope, wishes, given)
                 return await function(*args, **given)
 
     else:
 
         @functools.wraps(function)
         def wrapper(*args: Any, **given: Any) -> Any:
+            if by_name:
+                args = _named(by_name, args, given)
             scope = _present(container)
             if scope is not None:
                 _fill(scope, wishes, given)
-                return function(*args, **given)
+                with _Noting(scope):
+                    return function(*args, **given)
             with _own(container, function) as scope:
                 _fill(scope, wishes, given)
                 return function(*args, **given)
 
-    wrapper.__signature__ = signature.replace(
-        parameters=[p for n, p in signature.parameters.items() if n not in names]
-    )
+    wrapper.__signature__ = signature.replace(parameters=shown)
     wrapper.__annotations__ = {
         name: said
         for name, said in getattr(function, "__annotations__", {}).items()
@@ -91,6 +98,47 @@ def injecting(function: F, container: Container | None) -> F:
     }
     found: F = wrapper
     return found
+
+
+def _must_be_named(signature: inspect.Signature, injected: set[str]) -> tuple[str, ...]:
+    """Parameters, in order, that have to be passed by name, because an injected one that callers
+    do not see stands before one of them.
+    """
+    positional = [
+        name
+        for name, each in signature.parameters.items()
+        if each.kind is each.POSITIONAL_OR_KEYWORD
+    ]
+    first = next((n for n, name in enumerate(positional) if name in injected), len(positional))
+    if all(name in injected for name in positional[first:]):
+        return ()
+    return tuple(name for name in positional if name not in injected)
+
+
+def _named(names: tuple[str, ...], args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, ...]:
+    """Move what was passed by position to ``given``; what is too much is for Python to refuse."""
+    given.update(zip(names, args, strict=False))
+    return args[len(names) :]
+
+
+class _Noting:
+    """Keeps what the outermost call raises: what an inner one does is the outer one's to handle."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        self._scope._depth += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        scope = self._scope
+        scope._depth -= 1
+        if not scope._depth:
+            scope.failure = error
 
 
 def _present(container: Container | None) -> Scope | None:
@@ -112,21 +160,20 @@ def _own(container: Container | None, function: Callable[..., Any]) -> Scope:
 
 def _fill(scope: Scope, wishes: tuple[Wish, ...], given: dict[str, Any]) -> None:
     for wish in wishes:
-        if wish.parameter not in given:
-            if not _is_there(scope, wish):
-                if wish.is_optional and not wish.has_default:
-                    given[wish.parameter] = None
-                continue
+        if wish.parameter not in given and _is_there(scope, wish, given):
             given[wish.parameter] = scope.resolve(wish.key.asked, wish.key.name)
 
 
-async def _aresolved(scope: Scope, wish: Wish) -> Any:
-    if wish.is_optional and not _is_there(scope, wish):
-        return None
-    return await scope.aresolve(wish.key.asked, wish.key.name)
+async def _afill(scope: Scope, wishes: tuple[Wish, ...], given: dict[str, Any]) -> None:
+    for wish in wishes:
+        if wish.parameter not in given and _is_there(scope, wish, given):
+            given[wish.parameter] = await scope.aresolve(wish.key.asked, wish.key.name)
 
 
-def _is_there(scope: Scope, wish: Wish) -> bool:
-    if not (wish.is_optional or wish.has_default):
+def _is_there(scope: Scope, wish: Wish, given: dict[str, Any]) -> bool:
+    """Whether to resolve it; one that may be missing, and is, has its default, or ``None``."""
+    if not (wish.is_optional or wish.has_default) or scope.has(wish.key):
         return True
-    return scope._engine.graph.find(wish.key) is not None
+    if not wish.has_default:
+        given[wish.parameter] = None
+    return False

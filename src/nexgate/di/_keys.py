@@ -5,20 +5,31 @@ one.
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import inspect
+import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 from ._errors import DependencyError
 
-__all__ = ["INJECTED", "Inject", "Key", "Named", "Wish", "annotations_of", "type_name", "wish_of"]
+__all__ = [
+    "INJECTED",
+    "Inject",
+    "Key",
+    "Named",
+    "Wish",
+    "annotations_of",
+    "key_of",
+    "type_name",
+    "wish_of",
+]
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Named:
     """Which of several: ``Annotated[Cache, Named("hot")]``."""
 
@@ -38,7 +49,7 @@ Inject = Annotated[T, INJECTED]
 """``Inject[Users]``: a parameter that the container fills. For type checkers it is ``Users``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Key:
     """What can be registered and asked for."""
 
@@ -59,7 +70,7 @@ class Key:
         return f"{text} named {self.name!r}" if self.name is not None else text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Wish:
     """What one parameter asks for."""
 
@@ -112,9 +123,17 @@ def wish_of(parameter: str, annotation: Any, *, has_default: bool = False) -> Wi
     return Wish(parameter, key, has_default, is_optional, is_marked)
 
 
-def annotations_of(function: Callable[..., Any]) -> dict[str, Any]:
+def key_of(type_: Any, name: str | None = None) -> Key:
+    """What ``type_`` says when it is registered or asked for; ``name`` goes before its own."""
+    key = wish_of("", type_).key
+    return key if name is None else Key(key.type, name, key.collection)
+
+
+def annotations_of(
+    function: Callable[..., Any], *, is_needed: Callable[[str], bool] = lambda text: True
+) -> dict[str, Any]:
     """Annotations, evaluated where the function was written: its module, and what it closes over.
-    Raises ``DependencyError`` for those that cannot be.
+    Raises ``DependencyError`` for those that cannot be and are needed; leaves the others out.
     """
     target = function.__init__ if inspect.isclass(function) else function
     target = inspect.unwrap(target)
@@ -131,14 +150,26 @@ def annotations_of(function: Callable[..., Any]) -> dict[str, Any]:
             continue  # not assigned yet
     found: dict[str, Any] = {}
     for name, said in getattr(target, "__annotations__", {}).items():
-        found[name] = said
-        while isinstance(found[name], str):  # quoted, and all annotations of the module are
-            text = found[name]
-            try:
-                found[name] = eval(text, known)  # noqa: S307  # its author's own annotation
-            except Exception as error:
-                raise DependencyError(
-                    f"{type_name(function)}: the annotation of {name}, {text!r}, cannot be"
-                    f" evaluated: {error}. Is it imported for type checkers only?"
-                ) from None
+        value = said
+        try:
+            while isinstance(value, str):  # quoted, and all annotations of the module are
+                value = eval(value, known | _around(function, name))  # noqa: S307  # its author's
+        except Exception as error:
+            if not is_needed(str(value)):
+                continue
+            raise DependencyError(
+                f"{type_name(function)}: the annotation of {name}, {value!r}, cannot be"
+                f" evaluated: {error}. Is it imported for type checkers only?"
+            ) from None
+        found[name] = value
     return found
+
+
+def _around(function: Any, field: str) -> dict[str, Any]:
+    """A dataclass takes the annotations of its bases as they stand: they mean what they mean in
+    the module of the base.
+    """
+    if not (inspect.isclass(function) and dataclasses.is_dataclass(function)):
+        return {}
+    home = next((c for c in function.__mro__ if field in inspect.get_annotations(c)), None)
+    return dict(vars(sys.modules[home.__module__])) if home is not None else {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ._cells import run_now
 from ._ending import end
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ class Owner:
 
     def __init__(self, container: Container, name: str) -> None:
         self._container = container
-        self._id = f"{name}#{id(self)}"
+        self._id = f"{name}#{next(_owners)}"
         self._numbers: set[int] = set()
 
     def _add(self, made: Registration, *, collect: bool = False) -> Registration:
@@ -46,6 +48,17 @@ class Owner:
         if numbers:
             await end(self._container._remove(numbers))
 
+    def close(self) -> None:
+        """The same, where no teardown is ``async``."""
+        numbers, self._numbers = frozenset(self._numbers), set()
+        if numbers:
+            run_now(end(self._container._remove(numbers)), "a singleton's teardown")
+
+    def __contains__(self, type: Any) -> bool:
+        return type in self._container
+
+
+_owners = itertools.count(1)
 
 _ADDING = frozenset(
     {

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+
+from dishka.exceptions import NoContextValueError
 
 from ._cells import run_now
-from ._errors import DependencyError, NeedsAwait
+from ._ending import unwind
+from ._errors import DependencyError, NeedsAwait, NeedsScope, NotRegistered
 
 if TYPE_CHECKING:
     from ._container import Container
     from ._engine import Engine
+    from ._graph import Node
+    from ._keys import Key
 
 __all__ = ["Scope", "current_scope"]
 
@@ -20,6 +26,9 @@ T = TypeVar("T")
 
 current_scope: Final[ContextVar[Scope | None]] = ContextVar("nexgate_scope", default=None)
 """The scope that the present task is in."""
+
+_at_work: Final[ContextVar[Scope | None]] = ContextVar("nexgate_scope_at_work", default=None)
+"""The scope for which the present task is making something."""
 
 
 class Scope:
@@ -29,7 +38,16 @@ class Scope:
     generators see, and when the task is cancelled. A scope belongs to one task or thread.
     """
 
-    __slots__ = ("_before", "_child", "_container", "_context", "_engine")
+    __slots__ = (
+        "_before",
+        "_child",
+        "_container",
+        "_context",
+        "_depth",
+        "_engine",
+        "_lock",
+        "failure",
+    )
 
     def __init__(
         self, container: Container, engine: Engine, context: Mapping[Any, Any] | None
@@ -37,72 +55,104 @@ class Scope:
         self._container = container
         self._engine = engine
         self._context = context
-        tokens = engine.context_tokens
-        given = (
-            {tokens[key]: context[key.type] for key in tokens if key.type in context}
-            if context and tokens
-            else None
-        )
-        self._child = engine.root(given)
+        self._child: Any = _OUTSIDE
         self._before: Scope | None = None
+        self._lock: asyncio.Lock | None = None
+        self._depth = 0
+        self.failure: BaseException | None = None
+        """What the last function that was injected from here raised. Frameworks make responses of
+        exceptions; who opened the scope for one can still let generators see it.
+        """
 
     def resolve(self, type: type[T], name: str | None = None) -> T:
         """What is registered for ``type``. Raises ``DependencyError``."""
-        engine = self._engine
-        found = engine.sync_tokens.get(type) if name is None else None
+        found = self._engine.sync_tokens.get(type) if name is None else None
         if found is None:
-            found = self._token(type, name, is_sync=True)
-            if found is None:
+            node = self._node(type, name)
+            if node is None:
                 return self._given(type)
+            if node.is_async:
+                raise NeedsAwait(
+                    f"{node.key} is made by an async factory: await scope.aresolve({node.key})"
+                )
+            found = self._engine.token(node.key)
         try:
-            made: T = self._child.get_sync(found)
-        except Exception as error:
-            raise self._told(error) from error.__cause__
-        return made
+            return cast("T", self._child.get_sync(found))
+        except NoContextValueError as error:
+            raise self._not_given(error) from None
 
     async def aresolve(self, type: type[T], name: str | None = None) -> T:
-        """The same, for what is made by ``async`` factories, too."""
-        engine = self._engine
-        found = engine.sync_tokens.get(type) if name is None else None
-        if found is not None:
-            made: T = self._child.get_sync(found)
-            return made
-        found = self._token(type, name, is_sync=False)
-        if found is None:
-            return self._given(type)
+        """The same, for what is made by ``async`` factories, too. Tasks of one scope that ask at
+        once get the same.
+        """
+        found = self._engine.sync_tokens.get(type) if name is None else None
         try:
-            made = await self._child.get(found)
-        except Exception as error:
-            raise self._told(error) from error.__cause__
-        return made
+            if found is not None:
+                return cast("T", self._child.get_sync(found))
+            node = self._node(type, name)
+            if node is None:
+                return self._given(type)
+            cell = self._engine.cells.get(node.key)
+            if cell is not None:
+                return cast("T", await cell.aget())
+            found = self._engine.token(node.key)
+            if not node.is_async:
+                return cast("T", self._child.get_sync(found))
+            return cast("T", await self._one_by_one(found))
+        except NoContextValueError as error:
+            raise self._not_given(error) from None
 
-    def _token(self, type_: Any, name: str | None, *, is_sync: bool) -> Any:
-        if name is None and self._context is not None and type_ in self._context:
-            return None
-        node = self._container._node(self._engine, type_, name)
-        if is_sync and node.is_async:
-            raise NeedsAwait(
-                f"{node.key} is made by an async factory: await scope.aresolve({node.key})"
-            )
-        return self._engine.token(node.key)
+    async def _one_by_one(self, token: Any) -> Any:
+        """Something that is awaited, while no other task makes things here: it could make the same.
+
+        A factory that itself asks this scope is within its own turn.
+        """
+        if _at_work.get() is self:
+            return await self._child.get(token)
+        if self._lock is None:
+            self._lock = asyncio.Lock()
+        async with self._lock:
+            before = _at_work.set(self)
+            try:
+                return await self._child.get(token)
+            finally:
+                _at_work.reset(before)
+
+    def _node(self, type_: Any, name: str | None) -> Node | None:
+        """What is registered; ``None`` for what was only given at the opening."""
+        try:
+            return self._container._node(self._engine, type_, name)
+        except NotRegistered:
+            if name is None and self._context is not None and type_ in self._context:
+                return None
+            raise
+
+    def has(self, key: Key) -> bool:
+        """Whether there is something to resolve."""
+        if self._engine.graph.find(key) is not None:
+            return True
+        return key.name is None and self._context is not None and key.asked in self._context
 
     def _given(self, type_: type[T]) -> T:
         assert self._context is not None
         found: T = self._context[type_]
         return found
 
-    def _told(self, error: Exception) -> Exception:
+    def _not_given(self, error: NoContextValueError) -> DependencyError:
         missing = self._engine.missing_context(error)
-        if missing is not None:
-            return DependencyError(
-                f"{missing} ✗ is given by whoever opens the scope:"
-                f" container.scope({{{missing}: …}})"
-            )
-        return error
+        return DependencyError(
+            f"{missing} ✗ is given by whoever opens the scope: container.scope({{{missing}: …}})"
+        )
 
     # ---------------------------------------------------------------- its life
 
     def __enter__(self) -> Self:
+        tokens, context = self._engine.context_tokens, self._context
+        self._child = self._engine.root(
+            {tokens[key]: context[key.type] for key in tokens if key.type in context}
+            if context and tokens
+            else None
+        )
         self._before = current_scope.get()
         current_scope.set(self)
         return self
@@ -114,26 +164,27 @@ class Scope:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         current_scope.set(self._before)
+        child, self._child = self._child, _OUTSIDE
         if self._engine.has_teardown:
-            run_now(self._child.close(error), "the scope's teardown")
+            run_now(unwind(child, error), "the scope's teardown")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         current_scope.set(self._before)
-        if not self._engine.has_teardown:
-            return
-        interrupted: BaseException | None = None
-        while True:
-            try:
-                await self._child.close(error)
-            except Exception:
-                raise
-            except BaseException as stop:
-                # Cancelled in the middle of a teardown: that one ended where it was; the others
-                # have theirs. Each turn ends at least one.
-                interrupted = stop
-                continue
-            break
-        if interrupted is not None:
-            raise interrupted
+        child, self._child = self._child, _OUTSIDE
+        if self._engine.has_teardown:
+            await unwind(child, error)
+
+
+class _Outside:
+    """What a scope has before and after its block: what is made then is never torn down."""
+
+    def get_sync(self, token: Any) -> Any:
+        raise NeedsScope("this scope is not open: resolve within its with block")
+
+    async def get(self, token: Any) -> Any:
+        return self.get_sync(token)
+
+
+_OUTSIDE: Final = _Outside()

@@ -5,87 +5,92 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, cast, get_origin
+from collections.abc import Mapping
+from typing import Any, get_origin, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ._errors import DependencyError
-from ._keys import annotations_of, type_name
+from ._keys import type_name, wish_of
 
-__all__ = ["SettingsError", "settings_factory"]
+__all__ = ["SettingsError", "SettingsFactory"]
 
 
 class SettingsError(DependencyError):
     """Environment variables are missing or wrong. Their values are not shown."""
 
 
-def settings_factory(
-    type_: type[Any], prefix: str, environ: Mapping[str, str] | None
-) -> Callable[[], Any]:
-    """What makes settings of ``type_``."""
-    fields = _fields(type_)
-    adapter = TypeAdapter(type_)
+class SettingsFactory:
+    """Makes settings of a dataclass or a pydantic model."""
 
-    def variables() -> dict[str, Any]:
-        known = os.environ if environ is None else environ
-        found: dict[str, Any] = {}
-        for field, annotation in fields.items():
-            text = known.get(_variable(prefix, field))
-            if text is not None:
-                found[field] = _read(text, annotation)
-        return found
+    def __init__(self, type_: type[Any], prefix: str, environ: Mapping[str, str] | None) -> None:
+        self.__qualname__ = f"settings of {type_name(type_)}"
+        self._type = type_
+        self._prefix = prefix
+        self._environ = environ
+        self._fields = _fields(type_)
+        self._adapter: TypeAdapter[Any] = TypeAdapter(type_)
 
-    def read() -> Any:
+    def __call__(self) -> Any:
         try:
-            return adapter.validate_python(variables())
+            return self._read()
         except ValidationError as error:
-            raise SettingsError("\n".join(_told(type_, prefix, error))) from None
+            raise SettingsError("\n".join(self._told(error))) from None
 
-    def check() -> list[str]:
+    def problems(self) -> list[str]:
+        """What is missing or wrong at the moment."""
         try:
-            adapter.validate_python(variables())
+            self._read()
         except ValidationError as error:
-            return _told(type_, prefix, error)
+            return self._told(error)
         return []
 
-    made = cast("Any", read)
-    made.__qualname__ = f"settings of {type_name(type_)}"
-    made.check, made.is_settings = check, True
-    return read
+    def _read(self) -> Any:
+        known = os.environ if self._environ is None else self._environ
+        found: dict[str, Any] = {}
+        for field, annotation in self._fields.items():
+            text = known.get(self._variable(field))
+            if text is not None:
+                found[field] = _value(text, annotation)
+        return self._adapter.validate_python(found, by_name=True, by_alias=False)
+
+    def _variable(self, field: str) -> str:
+        return f"{self._prefix}{field}".upper()
+
+    def _told(self, error: ValidationError) -> list[str]:
+        lines: list[str] = []
+        for each in error.errors(include_input=False, include_url=False, include_context=False):
+            field, *inside = each["loc"] or ("",)
+            name = self._variable(str(field)) if field else "its variables"
+            name += "".join(f"[{part!r}]" for part in inside)
+            what = "is not set" if each["type"] == "missing" and not inside else each["msg"]
+            lines.append(f"{type_name(self._type)} ✗ {name}: {what}")
+        return lines
 
 
 def _fields(type_: type[Any]) -> dict[str, Any]:
     if issubclass(type_, BaseModel):
         return {name: field.annotation for name, field in type_.model_fields.items()}
     if dataclasses.is_dataclass(type_):
-        said = annotations_of(type_)
+        said = get_type_hints(type_)
         return {each.name: said.get(each.name) for each in dataclasses.fields(type_) if each.init}
     raise DependencyError(f"{type_name(type_)} is neither a dataclass nor a pydantic model")
 
 
-def _variable(prefix: str, field: str) -> str:
-    return f"{prefix}{field}".upper()
-
-
-def _read(text: str, annotation: Any) -> Any:
+def _value(text: str, annotation: Any) -> Any:
     """JSON where a text cannot be the value, else the text: pydantic reads numbers and times."""
-    plain = get_origin(annotation) or annotation
-    if isinstance(plain, type) and issubclass(
-        plain, (list, tuple, set, frozenset, dict, BaseModel)
-    ):
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-    return text
-
-
-def _told(type_: type[Any], prefix: str, error: ValidationError) -> list[str]:
-    lines: list[str] = []
-    for each in error.errors(include_input=False, include_url=False, include_context=False):
-        place = each["loc"]
-        name = _variable(prefix, str(place[0])) if place else "its variables"
-        what = "is not set" if each["type"] == "missing" else each["msg"]
-        lines.append(f"{type_name(type_)} ✗ {name}: {what}")
-    return lines
+    wish = wish_of("", annotation)  # sees through ``| None``
+    plain = get_origin(wish.key.type) or wish.key.type
+    is_structure = wish.key.collection is not None or (
+        isinstance(plain, type)
+        and (
+            issubclass(plain, (list, tuple, set, frozenset, dict, BaseModel))
+            or dataclasses.is_dataclass(plain)
+        )
+    )
+    if not is_structure:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -564,7 +564,7 @@ def test_everything_that_is_wrong_is_reported_at_once_with_paths_and_suggestions
         container.validate()
     told = [problem.message for problem in caught.value.problems]
     assert any(text.startswith("X → Y → Z → X ✗ needs itself") for text in told)
-    assert any(text.startswith("Database → Config ✗ is not registered") for text in told)
+    assert any(text.startswith("Users → Database → Config ✗ is not registered") for text in told)
     assert any(
         text.startswith("Holder (singleton) → Between (transient) → Session (scoped) ✗")
         and 'make Holder lifetime="scoped", or Session a singleton' in text

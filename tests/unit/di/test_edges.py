@@ -1,0 +1,447 @@
+"""Where lives meet: ends while things are made, waits that meet, names that look alike."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pytest
+from tests.unit.di.other_module import Priced
+
+from nexgate.di import (
+    Container,
+    DependencyCycle,
+    DependencyError,
+    Inject,
+    InvalidGraph,
+    Named,
+    NeedsAwait,
+    NeedsScope,
+    inject,
+)
+from nexgate.testing import wait_until
+
+
+class A:
+    pass
+
+
+class B:
+    pass
+
+
+class C:
+    def __init__(self, a: A, b: B) -> None:
+        self.parts = (a, b)
+
+
+class HttpRequest:
+    pass
+
+
+class Request:
+    pass
+
+
+def gated(told: list[str], entered: asyncio.Event, go_on: asyncio.Event) -> Any:
+    async def make() -> AsyncIterator[A]:
+        entered.set()
+        await go_on.wait()
+        told.append("made")
+        yield A()
+        told.append("torn down")
+
+    return make
+
+
+# --- ends while something is made -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whose", ["container", "owner"])
+async def test_what_is_being_made_when_it_ends_is_torn_down_when_it_is_made(whose: str) -> None:
+    container = Container()
+    told: list[str] = []
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    owner = container.owner("plugin")
+    owner.register_factory(A, gated(told, entered, go_on))
+    asking = [asyncio.create_task(container.aresolve(A)) for _ in range(2)]
+    await entered.wait()
+    await (container if whose == "container" else owner).aclose()
+    go_on.set()
+    for each in asking:
+        with pytest.raises(DependencyError, match="A has ended"):
+            await each
+    assert told == ["made", "torn down"]
+
+
+async def test_a_scope_that_outlives_an_owner_does_not_bring_its_singletons_back() -> None:
+    container = Container()
+    container.register_factory(B, B)
+    owner = container.owner("plugin")
+    owner.register_factory(A, A)
+    container.register_factory(C, C, lifetime="scoped")
+    async with container.scope() as scope:
+        await owner.aclose()
+        assert isinstance(scope.resolve(B), B)
+        with pytest.raises(DependencyError, match="A has ended"):
+            scope.resolve(C)
+
+
+async def test_close_without_await_closes_nothing_when_a_teardown_needs_it() -> None:
+    container = Container()
+    told: list[str] = []
+
+    async def make() -> AsyncIterator[A]:
+        yield A()
+        await asyncio.sleep(0)
+        told.append("torn down")
+
+    container.register_factory(A, make)
+    a = await container.aresolve(A)
+    with pytest.raises(NeedsAwait, match="A has an async teardown"):
+        container.close()
+    assert container.resolve(A) is a
+    await container.aclose()
+    assert told == ["torn down"]
+
+
+def test_instances_that_were_replaced_are_not_kept() -> None:
+    container = Container()
+    container.register_factory(B, B)
+    for _ in range(50):
+        container.register(A, A())
+        container.register_factory(C, C)
+        container.resolve(C)
+    assert len(container._cells) < 10
+    container.close()
+
+
+def test_a_scope_is_good_within_its_block_only() -> None:
+    container = Container()
+    container.register_factory(A, A, lifetime="scoped")
+    scope = container.scope()
+    with pytest.raises(NeedsScope, match="not open"):
+        scope.resolve(A)
+    with scope:
+        first = scope.resolve(A)
+    with pytest.raises(NeedsScope, match="not open"):
+        scope.resolve(A)
+    with scope:
+        assert scope.resolve(A) is not first
+
+
+def test_what_holds_something_that_is_torn_down_needs_a_scope() -> None:
+    def make() -> Iterator[A]:
+        yield A()
+
+    container = Container()
+    container.register_factory(A, make, lifetime="transient")
+    container.register_factory(B, B)
+    container.register_factory(C, C, lifetime="transient")
+    with pytest.raises(NeedsScope):
+        container.resolve(C)
+
+
+# --- waits that meet ------------------------------------------------------------------------------
+
+
+def test_two_threads_whose_factories_ask_for_each_other_do_not_hang() -> None:
+    container = Container()
+    both = threading.Barrier(2)
+
+    def make_a() -> A:
+        both.wait(5)
+        container.resolve(B)
+        return A()
+
+    def make_b() -> B:
+        both.wait(5)
+        container.resolve(A)
+        return B()
+
+    container.register_factory(A, make_a)
+    container.register_factory(B, make_b)
+    errors: list[BaseException] = []
+
+    def ask(type_: type[Any]) -> None:
+        try:
+            container.resolve(type_)
+        except (DependencyCycle, threading.BrokenBarrierError) as error:
+            both.abort()  # the other one tries again, alone
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask, args=(each,), daemon=True) for each in (A, B)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(10)
+    assert not any(each.is_alive() for each in threads)
+    assert any(isinstance(each, DependencyCycle) for each in errors)
+
+
+async def test_two_tasks_whose_factories_ask_for_each_other_do_not_hang() -> None:
+    container = Container()
+    a_began, b_began = asyncio.Event(), asyncio.Event()
+
+    async def make_a() -> A:
+        a_began.set()
+        await b_began.wait()
+        await container.aresolve(B)
+        return A()
+
+    async def make_b() -> B:
+        b_began.set()
+        await a_began.wait()
+        await container.aresolve(A)
+        return B()
+
+    container.register_factory(A, make_a)
+    container.register_factory(B, make_b)
+    async with asyncio.timeout(5):
+        ends = await asyncio.gather(
+            container.aresolve(A), container.aresolve(B), return_exceptions=True
+        )
+    assert all(isinstance(each, DependencyCycle) for each in ends)
+    assert "✗ its own factory asks for it" in str(ends[0])
+
+
+async def test_tasks_of_one_scope_that_ask_at_once_share_what_lives_in_it() -> None:
+    container = Container()
+    made: list[A] = []
+
+    async def make() -> A:
+        await asyncio.sleep(0)
+        made.append(A())
+        return made[-1]
+
+    async def of_b(scope_a: A) -> B:
+        await asyncio.sleep(0)
+        return B()
+
+    container.register_factory(A, make, lifetime="scoped")
+    container.register_factory(B, of_b, lifetime="scoped")
+    async with container.scope() as scope:
+        got = await asyncio.gather(*(scope.aresolve(t) for t in (A, B, A, B)))
+    assert len(made) == 1
+    assert got[0] is got[2]
+    assert got[1] is got[3]
+
+
+async def test_a_factory_may_ask_its_own_scope() -> None:
+    container = Container()
+
+    async def make(container: Container) -> A:
+        from nexgate.di import current_scope
+
+        scope = current_scope.get()
+        assert scope is not None
+        await asyncio.gather(scope.aresolve(B), asyncio.create_task(scope.aresolve(B)))
+        return A()
+
+    async def make_b() -> B:
+        await asyncio.sleep(0)
+        return B()
+
+    container.register_factory(A, make, lifetime="scoped")
+    container.register_factory(B, make_b, lifetime="scoped")
+    async with asyncio.timeout(5), container.scope() as scope:
+        await scope.aresolve(A)
+
+
+async def test_one_that_waits_for_its_turn_in_a_scope_and_gives_up_disturbs_nobody() -> None:
+    container = Container()
+    told: list[str] = []
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    container.register_factory(A, gated(told, entered, go_on), lifetime="scoped")
+    async with container.scope() as scope:
+        first = asyncio.create_task(scope.aresolve(A))
+        await entered.wait()
+        second = asyncio.create_task(scope.aresolve(A))
+        await wait_until(lambda: scope._lock is not None and bool(scope._lock._waiters))
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        go_on.set()
+        assert await scope.aresolve(A) is await first
+    assert told == ["made", "torn down"]
+
+
+async def test_a_scoped_maker_that_is_cancelled_lets_the_next_one_make_it() -> None:
+    container = Container()
+    told: list[str] = []
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    container.register_factory(A, gated(told, entered, go_on), lifetime="scoped")
+    async with container.scope() as scope:
+        first = asyncio.create_task(scope.aresolve(A))
+        await entered.wait()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        go_on.set()
+        await scope.aresolve(A)
+    assert told == ["made", "torn down"]
+
+
+# --- what is asked for ----------------------------------------------------------------------------
+
+
+async def test_the_missing_value_of_a_scope_is_named_exactly() -> None:
+    class Audit:
+        def __init__(self, request: HttpRequest) -> None: ...
+
+    Audit.__init__.__annotations__["request"] = HttpRequest
+    container = Container()
+    container.register_context(Request)
+    container.register_context(HttpRequest)
+    container.register_factory(Audit, Audit, lifetime="scoped")
+    async with container.scope({Request: Request()}) as scope:
+        for ask in (scope.aresolve, scope.resolve):
+            with pytest.raises(DependencyError, match=r"^HttpRequest ✗ is given by"):
+                found = ask(Audit)
+                if inspect.isawaitable(found):
+                    await found
+
+
+def test_a_collection_can_be_registered_and_overridden_as_a_whole() -> None:
+    container = Container()
+    a, b = A(), A()
+    container.register_factory(A, lambda: a, collect=True)
+    assert container.resolve(list[A]) == [a]
+    assert container.resolve(Sequence[A]) == (a,)
+    assert list[A] in container
+    with container.override(list[A], [b]):
+        assert container.resolve(list[A]) == [b]
+    assert container.resolve(list[A]) == [a]
+    container.register(list[B], [])
+    assert container.resolve(list[B]) == []
+
+
+def test_a_name_may_stand_in_the_type_that_is_registered() -> None:
+    container = Container()
+    hot = A()
+    container.register(Annotated[A, Named("hot")], hot)
+    assert container.resolve(A, "hot") is hot
+    assert container.resolve(Annotated[A, Named("hot")]) is hot
+
+
+def test_everything_that_one_class_misses_is_reported() -> None:
+    container = Container()
+    container.register_factory(C, C)
+    with pytest.raises(InvalidGraph) as caught:
+        container.validate()
+    told = [each.message for each in caught.value.problems]
+    assert [text.partition(" ✗")[0] for text in told] == ["C → A", "C → B"]
+
+
+def test_a_path_begins_with_what_was_asked_for() -> None:
+    class Top:
+        def __init__(self, c: C) -> None: ...
+
+    Top.__init__.__annotations__["c"] = C
+    container = Container()
+    container.register(B, B())
+    container.register_factory(C, C)
+    container.register_factory(Top, Top)
+    with pytest.raises(KeyError, match=r"^Top → C → A ✗ is not registered"):
+        container.resolve(Top)
+    with pytest.raises(KeyError, match=r"^C → A ✗ is not registered"):
+        container.resolve(C)
+
+
+def test_a_dataclass_may_inherit_fields_from_another_module() -> None:
+    from decimal import Decimal
+
+    @dataclass
+    class Item(Priced):
+        name: str = "x"
+
+    container = Container()
+    container.register(Decimal, Decimal(3))
+    container.register_factory(Item, Item)
+    assert container.resolve(Item) == Item(Decimal(3))
+
+
+# --- injecting ------------------------------------------------------------------------------------
+
+Part = Inject[A]
+
+
+@pytest.fixture
+def parts() -> Container:
+    container = Container()
+    container.register_factory(A, A)
+    container.register_factory(B, B, lifetime="scoped")
+    return container
+
+
+async def test_injected_parameters_may_stand_anywhere(parts: Container) -> None:
+    @parts.inject
+    async def first(a: Inject[A], request: str, b: Inject[B], number: int = 1) -> tuple[Any, ...]:
+        return a, request, b, number
+
+    @parts.inject
+    def plain(request: str, a: Inject[A], number: int) -> tuple[Any, ...]:
+        return request, a, number
+
+    assert list(inspect.signature(first).parameters) == ["request", "number"]
+    a = parts.resolve(A)
+    got: Any = first
+    assert (await got("r"))[1::2] == ("r", 1)
+    assert (await got("r", 2))[1::2] == ("r", 2)
+    assert (await got("r", number=3))[::3] == (a, 3)
+    short: Any = plain
+    assert short("r", 4) == ("r", a, 4)
+    other = A()
+    assert short("r", 4, a=other) == ("r", other, 4)
+    with pytest.raises(TypeError):
+        short("r", 4, 5)
+
+
+def test_the_mark_may_have_a_name_of_its_own(parts: Container) -> None:
+    @parts.inject
+    def asks(a: Part) -> A:
+        return a
+
+    call: Any = asks
+    assert call() is parts.resolve(A)
+
+
+def test_annotations_of_others_need_not_exist(parts: Container) -> None:
+    @parts.inject
+    def asks(request: "Nowhere", a: Inject[A]) -> A:  # type: ignore[name-defined]  # noqa: F821, UP037
+        return a
+
+    call: Any = asks
+    assert call(None) is parts.resolve(A)
+
+
+def test_methods_and_callables_are_filled(parts: Container) -> None:
+    class View:
+        @inject
+        def get(self, a: Inject[A]) -> A:
+            return a
+
+    view: Any = View()
+    with parts.scope():
+        assert view.get() is parts.resolve(A)
+
+
+def test_a_generator_is_refused(parts: Container) -> None:
+    async def steps(a: Inject[A]) -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match="is a generator"):
+        parts.inject(steps)
+
+
+def test_an_owner_closes_what_is_its_own_and_nothing_else(parts: Container) -> None:
+    owner = parts.owner("plugin")
+    owner.register(C, C(A(), B()))
+    assert C in owner
+    owner.close()
+    assert C not in parts
+    assert parts.resolve(A) is parts.resolve(A)
