@@ -1,0 +1,1 @@
+"""Plugins of the application: every module is one."""
