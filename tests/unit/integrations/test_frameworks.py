@@ -47,8 +47,10 @@ def nexios_app(told: Told, **options: Any) -> Made:
             {"names": users.names(), "path": session.path, "id": current_request_id.get()}
         )
 
+    of_its_own = Depend(provided(Users))
+
     @app.get("/own")
-    async def own(request: Any, response: Any, users: Any = Depend(provided(Users))) -> Any:
+    async def own(request: Any, response: Any, users: Any = of_its_own) -> Any:
         return response.json({"names": users.names()})
 
     @app.get("/fails")
@@ -220,7 +222,11 @@ def litestar_app(told: Told, **options: Any) -> Made:
         told.append("waiting")
         await asyncio.Event().wait()
 
-    app = Litestar([get("/users/{number:int}")(inject(users)), own, fails, refused, slow], lifespan=[telling(told)], openapi_config=None)
+    app = Litestar(
+        [get("/users/{number:int}")(inject(users)), own, fails, refused, slow],
+        lifespan=[telling(told)],
+        openapi_config=None,
+    )
     return app, install(app, container=container(told), **options)
 
 
@@ -432,9 +438,7 @@ def test_it_is_installed_once(make: Callable[..., Made], told: Told) -> None:
     app, _ = make(told)
     import importlib
 
-    module = importlib.import_module(
-        f"nexgate.integrations.{make.__name__.removesuffix('_app')}"
-    )
+    module = importlib.import_module(f"nexgate.integrations.{make.__name__.removesuffix('_app')}")
     with pytest.raises(ConfigError, match="already"):
         module.install(app)
 
@@ -453,7 +457,9 @@ def test_it_is_installed_once(make: Callable[..., Made], told: Told) -> None:
         ("nexgate.integrations.nexios", ("nexios",)),
     ],
 )
-def test_nothing_imports_a_framework_that_is_not_used(module: str, allowed: tuple[str, ...]) -> None:
+def test_nothing_imports_a_framework_that_is_not_used(
+    module: str, allowed: tuple[str, ...]
+) -> None:
     for name in allowed:
         pytest.importorskip(name)
     words = {"nexios", "starlette", "fastapi", "litestar", "prometheus_client"} - set(allowed)
