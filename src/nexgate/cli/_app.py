@@ -8,7 +8,20 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from nexgate.cli import check, demo, di, explain, init, plugins, routes, run, sidecar, version
+from nexgate.cli import (
+    check,
+    demo,
+    di,
+    explain,
+    init,
+    plugins,
+    routes,
+    run,
+    sidecar,
+    tasks,
+    version,
+    worker,
+)
 from nexgate.cli._exit import ExitCode
 
 app = typer.Typer(
@@ -29,7 +42,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (run, check, routes, explain, init, plugins, di, demo, sidecar, version):
+for _module in (
+    run,
+    check,
+    routes,
+    explain,
+    init,
+    plugins,
+    di,
+    worker,
+    tasks,
+    demo,
+    sidecar,
+    version,
+):
     _module.register(app)
 
 

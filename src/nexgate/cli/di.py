@@ -23,9 +23,7 @@ _EPILOG = (
 
 ContainerArgument = Annotated[
     str,
-    typer.Argument(
-        metavar="MODULE:CONTAINER", help="A container, or a function that returns one."
-    ),
+    typer.Argument(metavar="MODULE:CONTAINER", help="A container, or a function that returns one."),
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -283,6 +282,8 @@ def _short(path: str) -> str:
 
 def _tried(spec: PluginSpec) -> Loaded:
     """Load it, start it, end it. Raises ``ConfigError``."""
+    import asyncio
+
     from nexgate.plugins import PluginManager
 
     async def live() -> Loaded:

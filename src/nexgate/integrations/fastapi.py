@@ -1,9 +1,9 @@
 """The toolkit in FastAPI::
 
-    toolkit = install(app, container=container)
+toolkit = install(app, container=container)
 
-    @app.get("/users")
-    async def users(users: Inject[Users]) -> list[str]: ...
+@app.get("/users")
+async def users(users: Inject[Users]) -> list[str]: ...
 """
 
 from __future__ import annotations

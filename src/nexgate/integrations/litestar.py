@@ -1,10 +1,10 @@
 """The toolkit in Litestar::
 
-    toolkit = install(app, container=container)
+toolkit = install(app, container=container)
 
-    @get("/users")
-    @inject
-    async def users(users: Inject[Users]) -> list[str]: ...
+@get("/users")
+@inject
+async def users(users: Inject[Users]) -> list[str]: ...
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The toolkit in Nexios::
 
-    toolkit = install(app, container=container)
+toolkit = install(app, container=container)
 
-    @app.get("/users")
-    async def users(request: Request, response: Response, users: Inject[Users]): ...
+@app.get("/users")
+async def users(request: Request, response: Response, users: Inject[Users]): ...
 """
 
 from __future__ import annotations

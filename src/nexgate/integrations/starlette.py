@@ -1,9 +1,9 @@
 """The toolkit in Starlette::
 
-    toolkit = install(app, container=container)
+toolkit = install(app, container=container)
 
-    @inject
-    async def endpoint(request: Request, users: Inject[Users]) -> Response: ...
+@inject
+async def endpoint(request: Request, users: Inject[Users]) -> Response: ...
 """
 
 from __future__ import annotations

@@ -6,16 +6,19 @@ transactions, shared by processes.
 
 from __future__ import annotations
 
+from ._boot import boot_id
 from ._database import Database, Synchronous
-from ._errors import StoreBusy, StoreDamaged, StoreError, StoreFull
+from ._errors import NothingToDo, StoreBusy, StoreDamaged, StoreError, StoreFull
 from ._schema import Schema
 
 __all__ = [
     "Database",
+    "NothingToDo",
     "Schema",
     "StoreBusy",
     "StoreDamaged",
     "StoreError",
     "StoreFull",
     "Synchronous",
+    "boot_id",
 ]

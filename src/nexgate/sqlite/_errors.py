@@ -7,7 +7,7 @@ from typing import Final
 
 from nexgate.errors import NexgateError
 
-__all__ = ["StoreBusy", "StoreDamaged", "StoreError", "StoreFull", "translated"]
+__all__ = ["NothingToDo", "StoreBusy", "StoreDamaged", "StoreError", "StoreFull", "translated"]
 
 
 class StoreError(NexgateError):
@@ -24,6 +24,12 @@ class StoreFull(StoreError):
 
 class StoreDamaged(StoreError):
     """The file is not a database, is damaged, or was written by a newer version."""
+
+
+class NothingToDo(Exception):
+    """Raised by a work that found nothing to write: its transaction is undone, and nobody who waits
+    for a change is woken.
+    """
 
 
 _KINDS: Final[dict[int, type[StoreError]]] = {

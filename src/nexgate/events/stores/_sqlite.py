@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pydantic_core import from_json
 
-from nexgate.sqlite import Database, Schema, Synchronous
+from nexgate.sqlite import Database, NothingToDo, Schema, Synchronous, boot_id
 from nexgate.state import machine_clock
 
 from .._cloudevents import encode, from_cloudevent
@@ -79,10 +79,6 @@ _CHECK_EVERY: Final = 64
 _CLEAN_EVERY: Final = 512
 
 
-class _NothingToDo(Exception):
-    """Undoes the transaction of a claim that found nothing."""
-
-
 class SqliteOutbox:
     """Events in ``path``, the application's own file if you like: then ``publish(…,
     within=connection)`` stores an event in the application's own transaction.
@@ -111,7 +107,7 @@ class SqliteOutbox:
 
     async def open(self) -> None:
         await self.database.open()
-        boot = _boot_id()
+        boot = boot_id()
 
         def begin(connection: sqlite3.Connection) -> None:
             row = connection.execute("SELECT id FROM nexgate_boot").fetchone()
@@ -188,7 +184,7 @@ class SqliteOutbox:
             if picked == "[]":
                 if came:
                     return []
-                raise _NothingToDo  # so that nothing is written, and nobody woken
+                raise NothingToDo  # so that nothing is written, and nobody woken
             connection.execute(
                 "UPDATE nexgate_deliveries SET until = ?, token = ?, claims = claims + 1"
                 " WHERE grp = ? AND seq IN (SELECT value FROM json_each(?))",
@@ -207,7 +203,7 @@ class SqliteOutbox:
         claims: list[Claim] = []
         try:
             rows = await self.database.write(work)
-        except _NothingToDo:
+        except NothingToDo:
             return []
         for seq, failures, count, body in rows:
             event = from_cloudevent(from_json(body))
@@ -419,12 +415,3 @@ def _clean(connection: sqlite3.Connection) -> None:
         " AND seq < coalesce((SELECT min(seq) FROM nexgate_deliveries),"
         " (SELECT max(seq) FROM nexgate_events))"
     )
-
-
-def _boot_id() -> str:
-    """Another one after every start of the machine."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        # Elsewhere the machine's clock is the best there is.
-        return f"{time.time() - machine_clock():.0f}"

@@ -1,0 +1,288 @@
+"""``nexgate tasks``: look into a queue, and mend what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+
+from nexgate.cli._exit import ExitCode
+
+if TYPE_CHECKING:
+    from nexgate.tasks import JobRecord, TaskStore
+
+T = TypeVar("T")
+
+_EPILOG = (
+    "[bold]Examples[/bold]\n\n"
+    "  [cyan]nexgate tasks list tasks.db[/cyan]                 the newest jobs\n\n"
+    "  [cyan]nexgate tasks dead redis://127.0.0.1[/cyan]        those that failed for good\n\n"
+    "  [cyan]nexgate tasks retry tasks.db --all[/cyan]          run all of those again\n\n"
+    "  [cyan]nexgate tasks watch tasks.db[/cyan]                counts and progress, live\n\n"
+    "A queue is a file, a redis:// URL, or module:name of a TaskQueue."
+)
+
+QueueArgument = Annotated[
+    str, typer.Argument(metavar="QUEUE", help="A file, redis://…, or module:name of a TaskQueue.")
+]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of jobs.")]
+Form = Annotated[Literal["table", "json"], typer.Option("--format", help="Form of the answer.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Most jobs to list.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    group = typer.Typer(
+        help="Look into a queue of background tasks.",
+        epilog=_EPILOG,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    group.command(name="list")(list_jobs)
+    for command in (show, dead, retry, drop, cancel, stats, watch):
+        group.command()(command)
+    app.add_typer(group, name="tasks")
+
+
+def list_jobs(
+    queue: QueueArgument,
+    state: Annotated[
+        Literal["waiting", "running", "done", "dead", "cancelled"] | None,
+        typer.Option(help="Only those."),
+    ] = None,
+    limit: Limit = 50,
+    output: Form = "table",
+) -> None:
+    """List jobs, the newest first."""
+    _print_jobs(_ask(queue, lambda store: store.jobs(state, limit)), output)
+
+
+def dead(queue: QueueArgument, limit: Limit = 50, output: Form = "table") -> None:
+    """List jobs that failed for the last time."""
+    _print_jobs(_ask(queue, lambda store: store.jobs("dead", limit)), output)
+
+
+def show(
+    queue: QueueArgument,
+    id: Annotated[str, typer.Argument(metavar="ID", help="Id of the job.")],
+) -> None:
+    """Show everything about one job."""
+    from nexgate.cli._console import print_json, stderr
+
+    record = _ask(queue, lambda store: store.get(id))
+    if record is None:
+        stderr().print(f"there is no job {id}", markup=False)
+        raise typer.Exit(ExitCode.NO)
+    print_json(_told(record, is_whole=True))
+
+
+def retry(
+    queue: QueueArgument,
+    ids: Ids = None,
+    everything: Annotated[bool, typer.Option("--all", help="All dead jobs.")] = False,
+) -> None:
+    """Let dead or cancelled jobs run again."""
+    _mend(
+        queue, ids, "dead" if everything else None, lambda s, found: s.revive(found), "wait again"
+    )
+
+
+def drop(
+    queue: QueueArgument,
+    ids: Ids = None,
+    everything: Annotated[bool, typer.Option("--all", help="All dead jobs.")] = False,
+) -> None:
+    """Forget jobs that do not run."""
+    _mend(queue, ids, "dead" if everything else None, lambda s, found: s.drop(found), "are gone")
+
+
+def cancel(queue: QueueArgument, ids: Ids = None) -> None:
+    """Cancel jobs: waiting ones never run, running ones end within a second."""
+
+    async def all_of(store: TaskStore, found: list[str]) -> int:
+        states = [await store.cancel(each, 86400.0) for each in found]
+        return sum(state in ("cancelled", "running") for state in states)
+
+    _mend(queue, ids, None, all_of, "are cancelled")
+
+
+def stats(queue: QueueArgument, output: Form = "table") -> None:
+    """Count jobs by state."""
+    from nexgate.cli._console import print_json, stdout
+
+    counts = _ask(queue, lambda store: store.counts())
+    if output == "json":
+        print_json(counts)
+        return
+    for state, count in counts.items():
+        stdout().print(f"{state:<10} {count:>8}", markup=False)
+
+
+def watch(
+    queue: QueueArgument,
+    interval: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks.")] = 0.5,
+    until_empty: Annotated[
+        bool, typer.Option("--until-empty", help="End when nothing waits or runs.")
+    ] = False,
+) -> None:
+    """Show counts and the progress of running jobs, live."""
+    import asyncio
+
+    asyncio.run(_watch(queue, interval, until_empty))
+
+
+# --- asking ---------------------------------------------------------------------------------------
+
+
+def _store(queue: str) -> TaskStore:
+    from nexgate.tasks import open_store
+
+    is_module = ":" in queue and "://" not in queue and not Path(queue).exists()
+    if is_module:
+        from nexgate.cli.worker import load_queue
+
+        return load_queue(queue).store
+    if "://" not in queue and not Path(queue).exists():
+        # Opening would make it, and a typo would be an empty queue.
+        raise typer.BadParameter(f"there is no file {queue}", param_hint="QUEUE")
+    return open_store(queue)
+
+
+def _ask(queue: str, question: Callable[[TaskStore], Awaitable[T]]) -> T:
+    import asyncio
+
+    async def ask() -> T:
+        store = _store(queue)
+        await store.open()
+        try:
+            return await question(store)
+        finally:
+            await store.aclose()
+
+    return asyncio.run(ask())
+
+
+def _mend(
+    queue: str,
+    ids: list[str] | None,
+    every: Any,
+    mend: Callable[[TaskStore, list[str]], Awaitable[int]],
+    done: str,
+) -> None:
+    from nexgate.cli._console import stdout
+
+    if not ids and every is None:
+        raise typer.BadParameter("name jobs by their ids", param_hint="ID")
+
+    async def work(store: TaskStore) -> tuple[int, int]:
+        found = list(ids or ())
+        if every is not None:
+            found += [job.id for job in await store.jobs(every, 100_000)]
+        return len(found), await mend(store, found)
+
+    asked, mended = _ask(queue, work)
+    stdout().print(f"{mended} of {asked} jobs {done}", markup=False)
+    if ids and mended < asked:
+        raise typer.Exit(ExitCode.NO)
+
+
+def _told(record: JobRecord, *, is_whole: bool = False) -> dict[str, Any]:
+    import json
+    from dataclasses import asdict
+
+    said = asdict(record)
+    body, result = said.pop("body"), said.pop("result")
+    if is_whole:
+        said["result"] = json.loads(result) if result else None
+        message = json.loads(body) if body else {}
+        said["args"], said["kwargs"] = message.get("args", []), message.get("kwargs", {})
+    return said
+
+
+def _print_jobs(records: list[JobRecord], output: str) -> None:
+    from nexgate.cli._console import print_json, stdout
+
+    if output == "json":
+        print_json([_told(record) for record in records])
+        return
+    console = stdout()
+    if not records:
+        console.print("there are no such jobs")
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("id", "task", "state", "failures", "due", "progress", "error"):
+        table.add_column(heading, overflow="fold")
+    for record in records:
+        cells = (
+            record.id,
+            record.task,
+            record.state,
+            str(record.failures),
+            _time(record.due),
+            _progress(record),
+            record.error.partition("\n")[0][:120],
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)
+
+
+def _time(at: float) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(at, UTC).astimezone().isoformat(" ", "seconds")
+
+
+def _progress(record: JobRecord) -> str:
+    said = record.progress
+    if not said:
+        return ""
+    share = f"{said['done']:g}" + (f" of {said['of']:g}" if said.get("of") else "")
+    return f"{share} {said.get('note', '')}".strip()
+
+
+async def _watch(queue: str, interval: float, until_empty: bool) -> None:
+    import asyncio
+
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.text import Text
+
+    from nexgate.cli._console import stdout
+
+    store = _store(queue)
+    await store.open()
+    try:
+        with Live(console=stdout(), refresh_per_second=10, transient=False) as live:
+            while True:
+                counts = await store.counts()
+                bars = Progress(
+                    TextColumn("{task.fields[id]}"),
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    TaskProgressColumn(),
+                    TextColumn("{task.fields[note]}"),
+                )
+                for job in await store.jobs("running", 20):
+                    said = job.progress or {}
+                    bars.add_task(
+                        job.task,
+                        id=job.id,
+                        total=said.get("of"),
+                        completed=said.get("done", 0),
+                        note=said.get("note", ""),
+                    )
+                line = "  ".join(f"{state} {count}" for state, count in counts.items())
+                live.update(Group(Text(line), bars), refresh=True)
+                if until_empty and not counts["waiting"] and not counts["running"]:
+                    return
+                await asyncio.sleep(interval)
+    finally:
+        await store.aclose()

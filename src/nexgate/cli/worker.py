@@ -1,0 +1,95 @@
+"""``nexgate worker``: run the jobs of a queue."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from nexgate.tasks import TaskQueue
+
+_EPILOG = (
+    "[bold]Examples[/bold]\n\n"
+    "  [cyan]nexgate worker shop.jobs:tasks[/cyan]                    the queue in shop/jobs.py\n\n"
+    "  [cyan]nexgate worker shop.jobs:tasks --concurrency 32[/cyan]\n\n"
+    "Run as many as you like, on as many machines as share the queue. SIGTERM or Ctrl-C lets jobs "
+    "finish, for as long as --stop-timeout says, and gives the others back."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(epilog=_EPILOG)(worker)
+
+
+def worker(
+    queue: Annotated[
+        str, typer.Argument(metavar="MODULE:QUEUE", help="A TaskQueue, such as shop.jobs:tasks.")
+    ],
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Most jobs that run at once.")
+    ] = 8,
+    stop_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds that running jobs get to finish.")
+    ] = 30.0,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        typer.Option(help="Least severe message that is logged."),
+    ] = "info",
+) -> None:
+    """Run jobs until told to stop."""
+    import asyncio
+
+    from nexgate.observability import configure_logging
+
+    configure_logging(log_level)
+    asyncio.run(_work(load_queue(queue), concurrency, stop_timeout))
+
+
+def load_queue(path: str) -> TaskQueue:
+    """The queue that ``module:name`` is, found from the current directory. Raises
+    ``ConfigError``.
+    """
+    from nexgate.config import import_object, parse_object_path
+    from nexgate.errors import ConfigError
+    from nexgate.tasks import TaskQueue
+
+    try:
+        said = parse_object_path(path)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="MODULE:QUEUE") from None
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    found: Any = import_object(said)
+    if not isinstance(found, TaskQueue):
+        raise ConfigError(f"{path} is {type(found).__name__}, not a TaskQueue")
+    return found
+
+
+async def _work(queue: TaskQueue, concurrency: int, stop_timeout: float) -> None:
+    import asyncio
+    import logging
+    import signal
+
+    from nexgate.tasks import Worker
+
+    log = logging.getLogger("nexgate.tasks")
+    loop = asyncio.get_running_loop()
+    await queue.open()
+    worker = Worker(queue, concurrency)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, worker.stop, stop_timeout)
+    for name in queue.tasks:
+        log.info("task %s", name)
+    for schedule in queue.schedules:
+        log.info("schedule of %s: %s", schedule.task, schedule.title)
+    log.info("working, %d at once", concurrency)
+    try:
+        await worker.run()
+    finally:
+        await queue.aclose()
+    log.info("stopped: %r", worker.statistics)
