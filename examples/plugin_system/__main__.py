@@ -1,5 +1,5 @@
-"""A plugin system on Nexios. ``python examples/plugin_system`` starts the application, edits a plugin
-while it serves, breaks it, adds another, and takes it away.
+"""A plugin system on Nexios. ``python examples/plugin_system`` starts the application, edits a
+plugin while it serves, breaks it, adds another, and takes it away.
 """
 
 from __future__ import annotations

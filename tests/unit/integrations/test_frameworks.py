@@ -47,8 +47,10 @@ def nexios_app(told: Told, **options: Any) -> Made:
             {"names": users.names(), "path": session.path, "id": current_request_id.get()}
         )
 
+    of_its_own = Depend(provided(Users))
+
     @app.get("/own")
-    async def own(request: Any, response: Any, users: Any = Depend(provided(Users))) -> Any:  # noqa: B008  # how Nexios says it
+    async def own(request: Any, response: Any, users: Any = of_its_own) -> Any:
         return response.json({"names": users.names()})
 
     @app.get("/fails")
