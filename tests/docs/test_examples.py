@@ -46,6 +46,46 @@ def test_services_find_each_other_and_one_that_is_killed_is_not_missed() -> None
     ]
 
 
+def test_events_reach_their_handlers_and_survive_kill_9() -> None:
+    said = what_it_says("examples/events")
+    assert said == [
+        "created: {'id': 1, 'name': 'Ada'}",
+        "created: {'id': 2, 'name': 'Grace'}",
+        "mails: Welcome, Ada!, Welcome, Grace!",
+        "users: 2",
+        "log: 2 events",
+        "after kill -9: Edsger",
+    ]
+
+
+def test_plugins_are_discovered_configured_and_hear_of_events() -> None:
+    assert what_it_says("examples/plugins") == [
+        "plugins: cache 1.2.0 running, audit 0.0.0 running",
+        "audit: product.loaded 1, product.cached 1, product.loaded 2, product.loaded 3,"
+        " product.loaded 1",
+    ]
+
+
+def test_a_plugin_system_replaces_plugins_while_it_serves() -> None:
+    assert what_it_says("examples/plugin_system") == [
+        "first: {'text': 'Hello, Ada!', 'greeted': 1}",
+        "edited: {'text': 'Hello, Ada, welcome!', 'greeted': 2}",
+        "within a second: True",
+        "broken: {'text': 'Hello, Ada, welcome!', 'greeted': 3}",
+        "one more: {'extra': '0.1.0 running', 'greeter': '1.0.0 running'}",
+        "and gone: {'greeter': '1.0.0 running'}",
+    ]
+
+
+def test_a_report_is_finished_by_another_worker() -> None:
+    assert what_it_says("examples/background_tasks") == [
+        "created: {'name': 'Ada', 'mails': 0}",
+        "mail sent after the response",
+        "under way: state running",
+        "by another worker: {'pages': 50, 'words': 127500}",
+    ]
+
+
 def test_the_drill_loses_no_request() -> None:
     said = what_it_says("-m", "nexgate", "demo", "--drill", "--port", "0")
     assert sum("✓" in line for line in said) == 8

@@ -8,6 +8,7 @@ from typing import Any
 
 from nexgate.di import Container, Scope
 
+from ._background import register_background
 from ._connection import ASGIApp, Connection, Message, Receive, Send, current_request_id, header_of
 from ._lifespan import lifespan
 from ._metrics import Metrics
@@ -55,6 +56,7 @@ class Toolkit:
         self._parts = Parts(self.container, bus, tasks, plugins)
         if Connection not in self.container:
             self.container.register_context(Connection)
+        register_background(self.container)
         for part in (bus, tasks, plugins):
             if part is not None and type(part) not in self.container:
                 self.container.register(type(part), part)
