@@ -317,7 +317,12 @@ class Gateway:
                 [ListenConfig(address=a) for a in listen] if listen else config.gateway.listen
             )
         ]
-        runtime = await self.start()
+        try:
+            runtime = await self.start()
+        except BaseException:
+            for listener in listeners:
+                listener.socket.close()
+            raise
         server = Server(runtime.edge, listeners)
         await server.start()
         try:

@@ -10,10 +10,11 @@ because something else in the file changed.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from nexgate.http import (
     TrustedProxies,
     register_request_id_field,
 )
+from nexgate.news import News
 from nexgate.plugins import PluginManager, PluginPlan, Program
 from nexgate.policies.answer import Answer, Redirect
 from nexgate.policies.filters import Filter
@@ -126,18 +128,20 @@ def build(
         name: (living or {}).get(name) or ServiceState(name, LeastRequests())
         for name in config.services
     }
+    program = plugins.program
     everyone = [
-        *(f.hook(rules) for f in filters),
-        *(_named(said, objects).hook(rules) for said in section.filters),
+        _injected(each, program).hook(rules)
+        for each in (*filters, *(_named(said, objects) for said in section.filters))
     ]
     for service in config.services.values():
         _check_custom(service, objects)
     guards = _Guards(services)
     routes: list[Route[Plan]] = []
     for index, route in enumerate(config.routes):
+        given = (route_filters or {}).get(index, ())
         own = [
-            *(f.hook(rules) for f in (route_filters or {}).get(index, ())),
-            *(_named(said, objects).hook(rules) for said in route.filters),
+            _injected(each, program).hook(rules)
+            for each in (*given, *(_named(said, objects) for said in route.filters))
         ]
         plan = _plan(config, route, [*everyone, *own], guards)
         routes.append(
@@ -169,6 +173,19 @@ def build(
     )
     identities = frozenset(r.payload.identity for r in routes)
     return Build(config, snapshot, services, identities, guards.made, plugins, objects)
+
+
+def _injected(filter: Filter, program: Program) -> Filter:
+    """The filter with its ``Inject[…]`` parameters filled; containers are not made for those that
+    have none.
+    """
+    try:
+        parameters = inspect.signature(filter.function).parameters.values()
+    except (TypeError, ValueError):
+        return filter  # which it is told, where its parameters are looked at
+    if not any("Inject" in str(each.annotation) for each in parameters):
+        return filter
+    return replace(filter, function=program.container.inject(filter.function), name=filter.title)
 
 
 def _check_custom(service: ServiceConfig, objects: Objects) -> None:
@@ -406,6 +423,8 @@ class Runtime:
         """By service: what its discovery was made from, and what follows it."""
         self._ticker: asyncio.TimerHandle | None = loop.call_later(_TICK, self._tick)
         self._retiring: set[asyncio.Task[None]] = set()
+        self.news = News(loop, lambda: self.plugins.program, lambda: self._votes)
+        self._is_started = False
 
     async def apply(self, made: Build) -> None:
         """Make a build true. New plugins and applications are started before any request can reach
@@ -418,6 +437,10 @@ class Runtime:
             await self.plugins.abandon(made.plugins)
             raise
         await self.plugins.announce(made.plugins)
+        what = "gateway.reloaded" if self._is_started else "gateway.started"
+        self._is_started = True
+        config = made.config
+        self.news.tell(what, {"services": len(config.services), "routes": len(config.routes)})
 
     async def _apply(self, made: Build) -> None:
         config = made.config
@@ -468,6 +491,7 @@ class Runtime:
         self.edge.configure(made.snapshot, edge_limits(config), edge_timeouts(config))
         self.edge.depart(made.identities, config.gateway.on_change)
         await self._vote()
+        self.news.follow(self.services.values())
         await self._discover(config)
         if retired_state is not None:
             await retired_state.aclose()
@@ -577,6 +601,8 @@ class Runtime:
                 _log.exception("service %s", service.name)
 
     async def aclose(self) -> None:
+        self.news.tell("gateway.stopping", {})
+        await self.news.aclose()
         await self.plugins.cleanup()
         if self._ticker is not None:
             self._ticker.cancel()

@@ -48,6 +48,8 @@ class Loaded:
     """Of its code. Empty for one that was given as an object: it is never replaced by itself."""
     module: str = ""
     files: tuple[Path, ...] = ()
+    is_needed: bool = False
+    """Whether something of it is named by a configuration."""
     _lent: WeakSet[partial[Any]] = field(default_factory=WeakSet)
 
     @property

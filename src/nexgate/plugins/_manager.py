@@ -271,7 +271,8 @@ class PluginManager:
                     running = Running(loaded, plan.program)
                     await running.start(app, before.plugin if before is not None else None)
                 except PluginError as error:
-                    if loaded.spec.required or before is not None:
+                    # What is used of it must not run without its initialize.
+                    if loaded.spec.required or before is not None or loaded.is_needed:
                         raise
                     _log.error("%s", error)
                     plan.failed[name] = error

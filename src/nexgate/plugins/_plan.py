@@ -64,6 +64,7 @@ class _Living:
                 message = f"{loaded.name}:{name}: plugin {loaded.name} has no {name}"
                 raise ConfigError(message + (f"; {hint}" if hint else ""))
             found = getattr(found, part)
+        loaded.is_needed = True
         return loaded.lend(found) if callable(found) else found
 
 

@@ -22,6 +22,11 @@ class Program:
         self._bus = bus
 
     @property
+    def has_bus(self) -> bool:
+        """Whether somebody has asked for the bus."""
+        return self._bus is not None
+
+    @property
     def container(self) -> Container:
         """The program's dependencies."""
         if self._container is None:

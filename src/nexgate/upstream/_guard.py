@@ -151,7 +151,7 @@ class Guard:
     def _say(self, event: CircuitEvent) -> None:
         assert isinstance(event, StateChanged)
         _log.warning("the circuit of %s is %s (%s)", self.name, event.after.value, event.reason)
-        if self.on_circuit is not None and self.shares_circuit:
+        if self.on_circuit is not None:
             self.on_circuit(self, event)
 
     def hedge_after(self) -> float | None:

@@ -14,6 +14,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import blake2b
 from typing import Final
 
@@ -49,17 +50,23 @@ class Votes:
 
     def listen_to(self, service: ServiceState) -> None:
         """Vote for what this service finds, where its settings say so."""
-        service.outlier.on_ejected = self._ejected
+        service.outlier.on_ejected = partial(self.ejected, service)
         for guard in (service.guard, *service.guards.values()):
-            guard.on_circuit = self._circuit_changed
+            guard.on_circuit = self.circuit_changed
 
     # ---------------------------------------------------------------- casting
 
-    def _ejected(self, instance: InstanceState, seconds: float) -> None:
+    def ejected(self, service: ServiceState, instance: InstanceState, seconds: float) -> None:
+        """Tell the others, where the service's settings say so."""
+        settings = service.outlier.settings
+        if settings is None or not settings.share:
+            return
         self._cast({"service": instance.service, "url": instance.url}, seconds)
 
-    def _circuit_changed(self, guard: Guard, event: StateChanged) -> None:
-        if event.after is CircuitState.OPEN and event.reason != "vote" and guard.breaker:
+    def circuit_changed(self, guard: Guard, event: StateChanged) -> None:
+        """Tell the others of a circuit that opened here."""
+        is_news = event.after is CircuitState.OPEN and guard.shares_circuit
+        if is_news and event.reason != "vote" and guard.breaker:
             seconds = guard.breaker.retry_after(event.at)
             self._cast({"service": guard.service, "guard": guard.name}, seconds)
 

@@ -107,7 +107,7 @@ class Outlier:
         seconds *= 1.0 + 0.1 * random()  # noqa: S311  # so that two do not come back together
         if self._put_out(instance, everyone, now, seconds, reason):
             instance.ejections = min(instance.ejections + 1, 16)
-            if settings.share and self.on_ejected is not None:
+            if self.on_ejected is not None:
                 self.on_ejected(instance, seconds)
 
     def _put_out(

@@ -1,0 +1,86 @@
+"""What happens in a gateway, as events on its bus: plugins and programs hear of it there.
+
+======================  ==============================================================
+``gateway.started``     it serves; ``services`` and ``routes``
+``gateway.reloaded``    another configuration is in force; the same
+``gateway.stopping``    it ends
+``circuit.changed``     ``service``, ``guard``, ``before``, ``after``, ``reason``
+``instance.ejected``    ``service``, ``url``, ``seconds``
+======================  ==============================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from nexgate.plugins import Program
+from nexgate.resilience import StateChanged
+from nexgate.upstream import Guard, InstanceState, ServiceState, Votes
+
+__all__ = ["News"]
+
+
+class News:
+    """Publishes for one worker. Nothing is made or loaded as long as nobody has asked for the
+    bus.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        program: Callable[[], Program],
+        votes: Callable[[], Votes | None],
+    ) -> None:
+        self._loop = loop
+        self._program = program
+        self._votes = votes
+        self._publishing: set[asyncio.Task[Any]] = set()
+
+    def follow(self, services: Iterable[ServiceState]) -> None:
+        """Hear of what services find out, and pass it on to those that vote."""
+        for service in services:
+            service.outlier.on_ejected = partial(self._ejected, service)
+            for guard in (service.guard, *service.guards.values()):
+                guard.on_circuit = self._circuit_changed
+
+    def tell(self, topic: str, data: dict[str, Any]) -> None:
+        """Publish, if there is a bus."""
+        program = self._program()
+        if not program.has_bus:
+            return
+        from nexgate.events import Event
+
+        task = self._loop.create_task(program.bus.publish(Event(topic, data, source="nexgate")))
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+
+    async def aclose(self) -> None:
+        """Wait until everything is told."""
+        await asyncio.gather(*self._publishing, return_exceptions=True)
+
+    def _ejected(self, service: ServiceState, instance: InstanceState, seconds: float) -> None:
+        votes = self._votes()
+        if votes is not None:
+            votes.ejected(service, instance, seconds)
+        self.tell(
+            "instance.ejected",
+            {"service": service.name, "url": instance.url, "seconds": seconds},
+        )
+
+    def _circuit_changed(self, guard: Guard, event: StateChanged) -> None:
+        votes = self._votes()
+        if votes is not None:
+            votes.circuit_changed(guard, event)
+        self.tell(
+            "circuit.changed",
+            {
+                "service": guard.service,
+                "guard": guard.name,
+                "before": event.before.value,
+                "after": event.after.value,
+                "reason": event.reason,
+            },
+        )
