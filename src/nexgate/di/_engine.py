@@ -56,16 +56,26 @@ class Engine:
         self.has_teardown = False
         self.sync_tokens: dict[Any, type[Any]] = {}
         """Of what can be resolved in a scope without ``await``, by type: the fast path."""
+        self.async_tokens: dict[Any, type[Any]] = {}
+        """The same of what needs it, but for singletons."""
         provider = Provider()
         for node in graph.nodes.values():
             if node.fault is None:
                 self._provide(provider, node, cell_of)
-                is_plain = node.key.name is None and node.key.collection is None
-                if is_plain and not node.is_async and node.registration.kind is not Kind.CONTEXT:
-                    self.sync_tokens[node.key.type] = self.token(node.key)
+                self._shorten(node)
         self.root: AsyncContainer = make_async_container(
             provider, scopes=Life, lock_factory=None, skip_validation=True
         )
+
+    def _shorten(self, node: Node) -> None:
+        """Let it be found by its type alone, where that says all."""
+        is_plain = node.key.name is None and node.key.collection is None
+        if not is_plain or node.registration.kind is Kind.CONTEXT:
+            return
+        if not node.is_async:
+            self.sync_tokens[node.key.type] = self.token(node.key)
+        elif node.lifetime != "singleton":
+            self.async_tokens[node.key.type] = self.token(node.key)
 
     def token(self, key: Key) -> type[Any]:
         """What dishka knows ``key`` as."""

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ._errors import DependencyError
 from ._keys import Wish, annotations_of, type_name, wish_of
@@ -54,6 +54,7 @@ def injecting(function: F, container: Container | None) -> F:
             f"{type_name(function)} is a generator, which may outlive the scope it was called in:"
             " open one in it"
         )
+    asks = _asks(wishes)
     names = {wish.parameter for wish in wishes}
     signature = inspect.signature(function)
     shown = [each for name, each in signature.parameters.items() if name not in names]
@@ -68,11 +69,11 @@ def injecting(function: F, container: Container | None) -> F:
                 args = _named(by_name, args, given)
             scope = _present(container)
             if scope is not None:
-                await _afill(scope, wishes, given)
+                await _afill(scope, asks, given)
                 with _Noting(scope):
                     return await function(*args, **given)
             async with _own(container, function) as scope:
-                await _afill(scope, wishes, given)
+                await _afill(scope, asks, given)
                 return await function(*args, **given)
 
     else:
@@ -83,11 +84,11 @@ def injecting(function: F, container: Container | None) -> F:
                 args = _named(by_name, args, given)
             scope = _present(container)
             if scope is not None:
-                _fill(scope, wishes, given)
+                _fill(scope, asks, given)
                 with _Noting(scope):
                     return function(*args, **given)
             with _own(container, function) as scope:
-                _fill(scope, wishes, given)
+                _fill(scope, asks, given)
                 return function(*args, **given)
 
     wrapper.__signature__ = signature.replace(parameters=shown)
@@ -158,21 +159,43 @@ def _own(container: Container | None, function: Callable[..., Any]) -> Scope:
     return container.scope()
 
 
-def _fill(scope: Scope, wishes: tuple[Wish, ...], given: dict[str, Any]) -> None:
-    for wish in wishes:
-        if wish.parameter not in given and _is_there(scope, wish, given):
-            given[wish.parameter] = scope.resolve(wish.key.asked, wish.key.name)
+class _Ask(NamedTuple):
+    """A wish, worked out for every call."""
+
+    parameter: str
+    type: Any
+    name: str | None
+    perhaps: Wish | None
+    """Set when it may be missing."""
 
 
-async def _afill(scope: Scope, wishes: tuple[Wish, ...], given: dict[str, Any]) -> None:
-    for wish in wishes:
-        if wish.parameter not in given and _is_there(scope, wish, given):
-            given[wish.parameter] = await scope.aresolve(wish.key.asked, wish.key.name)
+def _asks(wishes: tuple[Wish, ...]) -> tuple[_Ask, ...]:
+    return tuple(
+        _Ask(
+            wish.parameter,
+            wish.key.asked,
+            wish.key.name,
+            wish if wish.is_optional or wish.has_default else None,
+        )
+        for wish in wishes
+    )
+
+
+def _fill(scope: Scope, asks: tuple[_Ask, ...], given: dict[str, Any]) -> None:
+    for parameter, type_, name, perhaps in asks:
+        if parameter not in given and (perhaps is None or _is_there(scope, perhaps, given)):
+            given[parameter] = scope.resolve(type_, name)
+
+
+async def _afill(scope: Scope, asks: tuple[_Ask, ...], given: dict[str, Any]) -> None:
+    for parameter, type_, name, perhaps in asks:
+        if parameter not in given and (perhaps is None or _is_there(scope, perhaps, given)):
+            given[parameter] = await scope.aresolve(type_, name)
 
 
 def _is_there(scope: Scope, wish: Wish, given: dict[str, Any]) -> bool:
-    """Whether to resolve it; one that may be missing, and is, has its default, or ``None``."""
-    if not (wish.is_optional or wish.has_default) or scope.has(wish.key):
+    """Whether to resolve it; one that is missing has its default, or ``None``."""
+    if scope.has(wish.key):
         return True
     if not wish.has_default:
         given[wish.parameter] = None

@@ -45,7 +45,8 @@ class Scope:
         "_context",
         "_depth",
         "_engine",
-        "_lock",
+        "_freed",
+        "_is_busy",
         "failure",
     )
 
@@ -57,7 +58,9 @@ class Scope:
         self._context = context
         self._child: Any = _OUTSIDE
         self._before: Scope | None = None
-        self._lock: asyncio.Lock | None = None
+        self._is_busy = False
+        self._freed: asyncio.Event | None = None
+        """Set when whoever is at work has done; made by whoever waits."""
         self._depth = 0
         self.failure: BaseException | None = None
         """What the last function that was injected from here raised. Frameworks make responses of
@@ -85,17 +88,20 @@ class Scope:
         """The same, for what is made by ``async`` factories, too. Tasks of one scope that ask at
         once get the same.
         """
-        found = self._engine.sync_tokens.get(type) if name is None else None
+        engine = self._engine
         try:
-            if found is not None:
-                return cast("T", self._child.get_sync(found))
+            if name is None:
+                if (found := engine.sync_tokens.get(type)) is not None:
+                    return cast("T", self._child.get_sync(found))
+                if (found := engine.async_tokens.get(type)) is not None:
+                    return cast("T", await self._one_by_one(found))
             node = self._node(type, name)
             if node is None:
                 return self._given(type)
-            cell = self._engine.cells.get(node.key)
+            cell = engine.cells.get(node.key)
             if cell is not None:
                 return cast("T", await cell.aget())
-            found = self._engine.token(node.key)
+            found = engine.token(node.key)
             if not node.is_async:
                 return cast("T", self._child.get_sync(found))
             return cast("T", await self._one_by_one(found))
@@ -109,14 +115,20 @@ class Scope:
         """
         if _at_work.get() is self:
             return await self._child.get(token)
-        if self._lock is None:
-            self._lock = asyncio.Lock()
-        async with self._lock:
-            before = _at_work.set(self)
-            try:
-                return await self._child.get(token)
-            finally:
-                _at_work.reset(before)
+        while self._is_busy:
+            if self._freed is None:
+                self._freed = asyncio.Event()
+            await self._freed.wait()
+        self._is_busy = True
+        before = _at_work.set(self)
+        try:
+            return await self._child.get(token)
+        finally:
+            _at_work.reset(before)
+            self._is_busy = False
+            if self._freed is not None:
+                self._freed.set()
+                self._freed = None
 
     def _node(self, type_: Any, name: str | None) -> Node | None:
         """What is registered; ``None`` for what was only given at the opening."""
@@ -165,6 +177,7 @@ class Scope:
     ) -> None:
         current_scope.set(self._before)
         child, self._child = self._child, _OUTSIDE
+        self.failure = None  # its traceback knows us
         if self._engine.has_teardown:
             run_now(unwind(child, error), "the scope's teardown")
 
@@ -173,6 +186,7 @@ class Scope:
     ) -> None:
         current_scope.set(self._before)
         child, self._child = self._child, _OUTSIDE
+        self.failure = None  # its traceback knows us
         if self._engine.has_teardown:
             await unwind(child, error)
 

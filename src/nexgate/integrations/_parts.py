@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable
+import inspect
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
@@ -11,11 +10,9 @@ from nexgate.di import Container
 
 __all__ = ["Part", "Parts", "Plugins"]
 
-_log = logging.getLogger("nexgate.integrations")
-
 
 class Part(Protocol):
-    """A bus, or tasks. Its ``start()``, if it has one, is awaited before; it is not needed."""
+    """A bus, or tasks. An ``async`` ``start()``, if it has one, is awaited first."""
 
     async def aclose(self) -> None:
         """End. Called once, also when a later part could not start."""
@@ -54,8 +51,9 @@ class Parts:
             stack.push_async_callback(self._container.reset)
             for part in (self._bus, self._tasks):
                 if part is not None:
-                    start: Callable[[], Awaitable[Any]] | None = getattr(part, "start", None)
-                    if start is not None:
+                    start = getattr(part, "start", None)
+                    # That of a supervisor is another word: it starts what it is given, at once.
+                    if inspect.iscoroutinefunction(start):
                         await start()
                     stack.push_async_callback(part.aclose)
             if self._plugins is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from nexgate.di import Container, Scope
 
 from ._background import register_background
-from ._connection import ASGIApp, Connection, Message, Receive, Send, current_request_id, header_of
+from ._connection import ASGIApp, Connection, Message, Send, current_request_id, header_of
 from ._lifespan import lifespan
 from ._metrics import Metrics
 from ._parts import Part, Parts, Plugins
@@ -21,9 +21,11 @@ __all__ = ["Toolkit"]
 class Toolkit:
     """An ASGI application around ``app``.
 
-    Each request and each WebSocket has a dependency scope, in which ``Connection`` can be asked
-    for; what generators made in it is torn down after the response, and they see the exception of
-    the handler, if there was one. With ``request_id`` a valid ``X-Request-ID`` is taken over, or
+    Each request and each WebSocket has a dependency scope, in which ``Connection`` and
+    ``BackgroundTasks`` can be asked for. After the response the tasks run, unless the handler
+    failed; then what generators made is torn down, and they see the exception of the handler.
+
+    With ``request_id`` a valid ``X-Request-ID`` is taken over, or
     one is made; the response repeats it. With ``metrics`` (``True``, or ``Metrics``) requests are
     counted and ``GET metrics_path`` is answered here.
 
@@ -87,25 +89,23 @@ class Toolkit:
             await metrics.answer(receive, send)
             return
         connection = Connection(scope, receive, send)
-        if self._has_request_id:
-            request_id = accepted(header_of(scope, HEADER)) or new_id()
-            connection.request_id = request_id
-            current_request_id.set(request_id)
-            send = _echoing(send, request_id)
-        if metrics is None:
-            await self._scoped(app, connection, scope, receive, send)
+        if not self._has_request_id:
+            await self._counted(metrics, app, connection, send)
             return
-        await self._counted(metrics, app, connection, scope, receive, send)
+        request_id = accepted(header_of(scope, HEADER)) or new_id()
+        connection.request_id = request_id
+        before = current_request_id.set(request_id)
+        try:
+            await self._counted(metrics, app, connection, _echoing(send, request_id))
+        finally:
+            current_request_id.reset(before)
 
     async def _counted(
-        self,
-        metrics: Metrics,
-        app: ASGIApp,
-        connection: Connection,
-        scope: Any,
-        receive: Receive,
-        send: Send,
+        self, metrics: Metrics | None, app: ASGIApp, connection: Connection, send: Send
     ) -> None:
+        if metrics is None:
+            await self._scoped(app, connection, send)
+            return
         status = 500  # what the server answers when nobody does
 
         async def noting(message: Message) -> None:
@@ -117,18 +117,17 @@ class Toolkit:
         metrics.began()
         started = time.perf_counter()
         try:
-            await self._scoped(app, connection, scope, receive, noting)
+            await self._scoped(app, connection, noting)
         finally:
             seconds = time.perf_counter() - started
+            scope = connection.scope
             metrics.ended(scope["method"], self._route_of(scope), status, seconds)
 
-    async def _scoped(
-        self, app: ASGIApp, connection: Connection, scope: Any, receive: Receive, send: Send
-    ) -> None:
+    async def _scoped(self, app: ASGIApp, connection: Connection, send: Send) -> None:
         dependencies: Scope = self.container.scope({Connection: connection})
         await dependencies.__aenter__()
         try:
-            await app(scope, receive, send)
+            await app(connection.scope, connection.receive, send)
             if connection.background and dependencies.failure is None:
                 for each in connection.background:
                     await each.run()

@@ -261,7 +261,7 @@ async def test_one_that_waits_for_its_turn_in_a_scope_and_gives_up_disturbs_nobo
         first = asyncio.create_task(scope.aresolve(A))
         await entered.wait()
         second = asyncio.create_task(scope.aresolve(A))
-        await wait_until(lambda: scope._lock is not None and bool(scope._lock._waiters))
+        await wait_until(lambda: scope._freed is not None)
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
@@ -445,3 +445,48 @@ def test_an_owner_closes_what_is_its_own_and_nothing_else(parts: Container) -> N
     owner.close()
     assert C not in parts
     assert parts.resolve(A) is parts.resolve(A)
+
+
+async def test_what_the_outermost_injected_call_raises_is_kept_for_who_opened_the_scope(
+    parts: Container,
+) -> None:
+    @inject
+    async def inner(a: Inject[A]) -> None:
+        raise ValueError
+
+    @inject
+    async def handles(a: Inject[A]) -> str:
+        with pytest.raises(ValueError):
+            await call()
+        return "fine"
+
+    call: Any = inner
+    handler: Any = handles
+    async with parts.scope() as scope:
+        assert await handler() == "fine"
+        assert scope.failure is None
+        with pytest.raises(ValueError):
+            await call()
+        assert isinstance(scope.failure, ValueError)
+        assert await handler() == "fine"
+        assert scope.failure is None
+
+
+async def test_after_a_reset_singletons_are_made_anew() -> None:
+    container = Container()
+    told: list[str] = []
+
+    async def make() -> AsyncIterator[A]:
+        yield A()
+        told.append("torn down")
+
+    container.register_factory(A, make)
+    container.register_factory(B, B)
+    first = await container.aresolve(A), container.resolve(B)
+    await container.reset()
+    assert told == ["torn down"]
+    again = await container.aresolve(A), container.resolve(B)
+    assert first[0] is not again[0]
+    assert first[1] is not again[1]
+    await container.aclose()
+    assert told == ["torn down"] * 2
