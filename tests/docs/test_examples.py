@@ -61,8 +61,10 @@ def test_events_reach_their_handlers_and_survive_kill_9() -> None:
 def test_plugins_are_discovered_configured_and_hear_of_events() -> None:
     assert what_it_says("examples/plugins") == [
         "plugins: cache 1.2.0 running, audit 0.0.0 running",
-        "audit: product.loaded 1, product.cached 1, product.loaded 2, product.loaded 3,"
-        " product.loaded 1",
+        (
+            "audit: product.loaded 1, product.cached 1, product.loaded 2, product.loaded 3,"
+            " product.loaded 1"
+        ),
     ]
 
 
