@@ -69,7 +69,10 @@ def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 # --- help -----------------------------------------------------------------------------------------
 
-COMMANDS = ("run", "check", "routes", "explain", "init", "demo", "sidecar", "version")
+COMMANDS = (
+    *("run", "check", "routes", "explain", "init", "demo", "sidecar", "version"),
+    *("plugins", "di", "worker", "tasks"),
+)
 
 
 def test_help_names_every_command_and_how_to_begin(cli: Cli) -> None:
@@ -636,7 +639,11 @@ def test_the_page_has_every_command_option_and_exit_code() -> None:
     assert set(group.commands) == set(COMMANDS)
     for name, command in group.commands.items():
         section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
-        for parameter in command.params:
+        members = getattr(command, "commands", {})
+        for member in members:
+            assert f"`nexgate {name} {member}" in section, f"{name} {member}"
+        every = [*command.params, *(p for each in members.values() for p in each.params)]
+        for parameter in every:
             for option in parameter.opts if parameter.param_type_name == "option" else ():
                 if option not in ("--help", "-h"):
                     assert f"`{option}" in section or f"{option}`" in section, f"{name} {option}"

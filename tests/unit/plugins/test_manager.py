@@ -694,6 +694,45 @@ async def test_watching_replaces_an_edited_plugin_within_a_second_and_survives_a
     await manager.cleanup()
 
 
+async def test_a_version_whose_state_cannot_be_had_stays(folder: Path, write: Write) -> None:
+    write(
+        "p.py",
+        STATEFUL.format(version="1.0", take="pass").replace(
+            'return {"count": self.count}', "raise LookupError('in hand_over')"
+        ),
+    )
+    manager = PluginManager()
+    manager.discover(folder)
+    await manager.initialize(None)
+    write("p.py", STATEFUL.format(version="2.0", take="pass"))
+    with pytest.raises(PluginError, match="in hand_over"):
+        await manager.reload()
+    assert manager.get("p").version == "1.0"
+    await manager.cleanup()
+
+
+async def test_a_handler_of_a_plugin_that_raises_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Raising(Telling):
+        @on("x")
+        def heard(self, event: Event) -> None:
+            self.told.append("heard")
+            raise LookupError("in a handler")
+
+    told: Told = []
+    bus = EventBus()
+    manager = PluginManager(bus=bus)
+    manager.register("r", Raising(told, "r"))
+    await manager.initialize(None)
+    for _ in range(2):
+        await bus.publish(Event("x"))
+    assert "in a handler" in caplog.text
+    assert [each.state for each in manager.status()] == ["running"]
+    await manager.cleanup()
+    assert told == ["+r", "heard", "heard", "-r"]
+
+
 async def test_two_reloads_at_once_are_one_after_the_other(folder: Path, write: Write) -> None:
     write("p.py", SIMPLE.format(version="1.0"))
     manager = PluginManager()
