@@ -236,13 +236,17 @@ class Gateway:
             if self._place is None:
                 raise
             raise self._place(error) from None
-        return build(
-            config,
-            self._filters,
-            self._route_filters,
-            living.services if living is not None else None,
-            plan,
-        )
+        try:
+            return build(
+                config,
+                self._filters,
+                self._route_filters,
+                living.services if living is not None else None,
+                plan,
+            )
+        except BaseException:
+            plan.discard()
+            raise
 
     # ---------------------------------------------------------------- asking
 

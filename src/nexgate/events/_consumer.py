@@ -58,6 +58,7 @@ class Consumers:
         elif group.options != options:
             raise EventError(f"group {subscription.group!r} has other options already")
         group.subscriptions.append(subscription)
+        group.look_again()
         if self._is_running:
             group.begin()
 
@@ -102,6 +103,10 @@ class _Group:
             self._extending = asyncio.create_task(
                 self._extend(), name=f"nexgate-events-{self.name}-leases"
             )
+
+    def look_again(self) -> None:
+        """There is another handler, and perhaps something for it."""
+        self._settled.set()
 
     @property
     def _room(self) -> int:
@@ -165,6 +170,8 @@ class _Group:
         try:
             while lane and not self._is_stopping:
                 claim = lane[0]
+                if not any(each.matches(claim.event.name) for each in self.subscriptions):
+                    break  # its handler was taken away: it waits for one that comes
                 if not claim.is_lost:
                     failure = await self._handle(claim)
                     if failure is not None:
@@ -242,6 +249,9 @@ class _Group:
                 await self._store.extend(self.name, claims, self.options.lease)
             except NexgateError as error:
                 _log.warning("group %s: leases were not extended: %s", self.name, error)
+                continue
+            except Exception:  # a defect; whoever extends leases must not die of it
+                _log.exception("group %s: leases were not extended", self.name)
                 continue
             for claim in claims:
                 if claim.is_lost:

@@ -4,6 +4,7 @@ one before.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -12,7 +13,7 @@ from nexgate.resilience import Backoff
 
 from ._event import Event
 
-__all__ = ["Claim", "Dead", "DurableOptions", "EventStore"]
+__all__ = ["Claim", "Dead", "DurableOptions", "EventStore", "partition_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,12 @@ class Dead:
     """Unix time."""
 
 
+def partition_of(event: Event, partitions: int) -> int:
+    """Where an event goes in a store that spreads keys; those without one go anywhere."""
+    said = event.key if event.key is not None else event.id
+    return zlib.crc32(said.encode()) % partitions
+
+
 class EventStore(Protocol):
     """Keeps events until every group has handled them.
 
@@ -79,6 +86,11 @@ class EventStore(Protocol):
 
     async def join(self, group: str, patterns: Sequence[str], options: DurableOptions) -> None:
         """Make the group known, with the topics that it handles."""
+
+    async def leave(self, group: str) -> None:
+        """Forget a group that is no more, with what it has not handled: events wait for every group
+        there is.
+        """
 
     async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
         """Up to ``limit`` events in order, none of a lane that waits for an earlier one."""

@@ -289,6 +289,7 @@ class PluginManager:
         the old ones end when they are used no more.
         """
         before = self._running
+        plan.is_in_force = True
         self.program = plan.program
         new = {each.loaded.name: each for each in plan.started}
         self._running = {name: new.get(name) or before[name] for name in plan.loaded}
@@ -306,12 +307,13 @@ class PluginManager:
             task.add_done_callback(self._retiring.discard)
 
     async def abandon(self, plan: PluginPlan) -> None:
-        """End what ``start`` began; the plugins in force stay."""
+        """End what ``start`` began; the plugins in force stay. Does nothing to a plan in force."""
+        if plan.is_in_force:
+            return
         started, plan.started = plan.started, []
         for each in reversed(started):
             await each.stop()
-        for name in plan.fresh & plan.loaded.keys():
-            plan.loaded[name].discard()
+        plan.discard()
 
     async def _retire(self, gone: list[Running]) -> None:
         for each in gone:

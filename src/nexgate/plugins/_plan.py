@@ -30,6 +30,12 @@ class PluginPlan:
     fresh: frozenset[str] = frozenset()
     """Those that are not running yet in this version."""
     started: list[Running] = field(default_factory=list)
+    is_in_force: bool = False
+
+    def discard(self) -> None:
+        """It is not going to be started: forget the code that was loaded for it."""
+        for name in self.fresh & self.loaded.keys():
+            self.loaded[name].discard()
 
     @property
     def files(self) -> list[str]:

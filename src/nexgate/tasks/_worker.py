@@ -96,11 +96,11 @@ class Worker:
     async def run(self) -> None:
         """Until ``stop``, or cancelled: then jobs that run are given back."""
         beside = [
-            asyncio.create_task(self._extend(), name="nexgate-tasks-leases"),
-            asyncio.create_task(self._look(), name="nexgate-tasks-ends"),
+            asyncio.create_task(_kept(self._extend), name="nexgate-tasks-leases"),
+            asyncio.create_task(_kept(self._look), name="nexgate-tasks-ends"),
         ]
         if self._queue.schedules:
-            beside.append(asyncio.create_task(self._schedule(), name="nexgate-tasks-schedule"))
+            beside.append(asyncio.create_task(_kept(self._schedule), name="nexgate-tasks-schedule"))
         try:
             await self._claim_until_stopped()
             if self._running:
@@ -400,6 +400,17 @@ class Worker:
             except NexgateError as error:
                 _log.warning("jobs are free when their leases end: %s", error)
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def _kept(work: Callable[[], Awaitable[None]]) -> None:
+    """Do ``work`` again when it fails: a worker without it would look well and be of no use."""
+    while True:
+        try:
+            await work()
+            return
+        except Exception:
+            _log.exception("%s failed; it is started again", work.__qualname__)
+            await asyncio.sleep(1.0)
 
 
 def _told(error: BaseException, options: TaskOptions) -> str:

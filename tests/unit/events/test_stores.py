@@ -260,6 +260,52 @@ async def test_what_a_consumer_had_when_it_stopped_is_handled_by_the_next(make: 
     assert done == [0, 1, 2]
 
 
+async def test_a_group_that_is_no_more_is_forgotten(make: Make) -> None:
+    heard: list[int] = []
+    async with running(make()) as bus:
+        await bus.start()
+        assert bus.store is not None
+        bus.subscribe("a", lambda event: heard.append(event.data), group="old", durable=QUICK)
+        await wait_until(lambda: _joined(bus))
+        await bus.publish(Event("a", 1))
+        await wait_until(lambda: heard == [1], 20)
+    async with running(make()) as bus:
+        await bus.start()
+        assert bus.store is not None
+        await bus.store.leave("old")
+        await bus.store.leave("nobody")
+        bus.subscribe(
+            "a",
+            lambda event: heard.append(event.data),
+            group="old",
+            durable=DurableOptions(start="now"),
+        )
+        await wait_until(lambda: _joined(bus))
+        await bus.publish(Event("a", 2))
+        await wait_until(lambda: heard == [1, 2], 20)
+
+
+async def test_an_event_whose_handler_was_taken_away_waits_for_one_that_comes(make: Make) -> None:
+    began, done = asyncio.Event(), []
+
+    async def first(event: Event) -> None:
+        began.set()
+        await asyncio.sleep(0.05)
+
+    async with running(make()) as bus:
+        options = DurableOptions(lease=2.0)
+        subscription = bus.subscribe("a", first, group="g", durable=options)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        for number in range(3):
+            await bus.publish(Event("a", number, key="k"))
+        await asyncio.wait_for(began.wait(), 20)
+        subscription.cancel()
+        await asyncio.sleep(0.1)
+        bus.subscribe("a", lambda event: done.append(event.data), group="g", durable=options)
+        await wait_until(lambda: done == [1, 2], 20)
+
+
 async def test_a_full_store_says_so_and_takes_more_when_there_is_room(make: Make) -> None:
     done: list[Any] = []
     go = asyncio.Event()

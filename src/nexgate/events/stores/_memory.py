@@ -79,6 +79,9 @@ class MemoryEvents:
                 if any(each(event.name) for each in matches):
                     made.rows[event.id] = _Row(event)
 
+    async def leave(self, group: str) -> None:
+        self._groups.pop(group, None)
+
     async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
         now = self._clock()
         held: set[str] = set()

@@ -23,7 +23,7 @@ from nexgate.redis_link import RedisError, RedisLink
 from .._cloudevents import encode, from_cloudevent
 from .._errors import BacklogFull
 from .._event import Event, new_id
-from .._store import Claim, Dead, DurableOptions
+from .._store import Claim, Dead, DurableOptions, partition_of
 from .._topics import matcher
 
 __all__ = ["RedisStreams"]
@@ -134,10 +134,6 @@ class RedisStreams:
     def _lease(self, group: _Group, number: int) -> str:
         return f"{self._prefix}:lease:{group.name}:{number}"
 
-    def _partition_of(self, event: Event) -> int:
-        said = event.key if event.key is not None else event.id
-        return zlib.crc32(said.encode()) % self._partitions
-
     async def append(self, events: Sequence[Event], *, within: Any = None) -> None:
         if within is not None:
             raise TypeError("Redis is not in your database's transaction: use SqliteOutbox")
@@ -148,7 +144,7 @@ class RedisStreams:
         fields: list[Any] = ["e", encode(event)]
         if only:
             fields += ["g", only]
-        number = self._partition_of(event)
+        number = partition_of(event, self._partitions)
         keys = [self._stream(number), f"{self._prefix}:id:{chosen}"]
         args = [chosen, _DEDUPE_SECONDS, self._max_pending, *fields]
         for is_trimmed in (False, True):
@@ -184,6 +180,19 @@ class RedisStreams:
                     raise
         await self.link.ask(lambda client: client.sadd(f"{self._prefix}:groups", group))
         self._groups[group] = _Group(group, matches, options.lease)
+
+    async def leave(self, group: str) -> None:
+        self._groups.pop(group, None)
+        for number in range(self._partitions):
+            stream = self._stream(number)
+            try:
+                await self.link.ask(lambda client, s=stream: client.xgroup_destroy(s, group))  # type: ignore[misc]  # a default binds it
+            except RedisError as error:
+                if "key to exist" not in str(error):
+                    raise
+        names = [f"{self._prefix}:{kind}:{group}" for kind in ("counts", "members", "dead")]
+        await self.link.ask(lambda client: client.delete(*names))
+        await self.link.ask(lambda client: client.srem(f"{self._prefix}:groups", group))
 
     async def _hold(self, group: _Group) -> None:
         """Hold our share of the partitions: those that are free, up to as many as the others."""

@@ -171,6 +171,17 @@ class SqliteOutbox:
 
         await self.database.write(begin)
 
+    async def leave(self, group: str) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            for table, column in (
+                ("nexgate_groups", "name"),
+                ("nexgate_deliveries", "grp"),
+                ("nexgate_dead_events", "grp"),
+            ):
+                connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (group,))  # noqa: S608  # ours
+
+        await self.database.write(work)
+
     async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
         matches = self._matches[group]
         token = new_id()
