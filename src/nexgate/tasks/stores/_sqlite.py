@@ -166,6 +166,8 @@ class SqliteTasks:
     # ---------------------------------------------------------------- working
 
     async def claim(self, limit: int, lease: float, skip: Collection[str]) -> list[Claim]:
+        if not self._has_ballast:
+            await self._take_ballast()
         self._seen = self.database.version()  # before we look, so that nothing is missed
         if not await self.database.read(self._is_work):
             return []
