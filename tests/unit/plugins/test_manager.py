@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 import textwrap
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -731,6 +733,27 @@ async def test_a_handler_of_a_plugin_that_raises_ends_nothing(
     assert [each.state for each in manager.status()] == ["running"]
     await manager.cleanup()
     assert told == ["+r", "heard", "heard", "-r"]
+
+
+async def test_versions_that_were_replaced_are_forgotten(folder: Path, write: Write) -> None:
+    write("p.py", LISTENING.format(version="0"))
+    manager = PluginManager()
+    manager.discover(folder)
+    await manager.initialize({"told": [], "event": Event})
+    old: list[weakref.ref[Any]] = []
+    for number in range(1, 11):
+        plugin: Any = manager.get("p")
+        old += [weakref.ref(plugin), weakref.ref(type(plugin))]
+        del plugin
+        write("p.py", LISTENING.format(version=str(number)))
+        await manager.reload()
+
+    def are_gone() -> bool:
+        gc.collect()
+        return all(each() is None for each in old)
+
+    await wait_until(are_gone)
+    await manager.cleanup()
 
 
 async def test_two_reloads_at_once_are_one_after_the_other(folder: Path, write: Write) -> None:
