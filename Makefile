@@ -27,8 +27,9 @@ format: $(STAMP)-dev
 	@$(BIN)/ruff format src tests bench examples
 	@$(BIN)/ruff check --fix src tests bench examples
 
-bench: $(STAMP)-bench   ## the table of docs/explanation/performance.md
+bench: $(STAMP)-bench   ## the table of docs/explanation/performance.md, then the toolkit's
 	@$(BIN)/python -m bench $(ARGS)
+	@for part in di integrations events tasks; do echo; $(BIN)/python -m bench.$$part || exit 1; done
 
 docs: $(STAMP)-docs     ## the site, in ./site
 	@$(BIN)/python -m mkdocs build --strict

@@ -486,9 +486,19 @@ class GatewayConfig(Section):
         return self.model_copy(update={"gateway": self.gateway.model_copy(update=changes)})
 
     @classmethod
-    def json_schema(cls) -> dict[str, Any]:
-        """The JSON Schema of the file, for editors: completion, descriptions, checks."""
+    def json_schema(
+        cls, plugins: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] | None = None
+    ) -> dict[str, Any]:
+        """The JSON Schema of the file, for editors: completion, descriptions, checks. ``plugins``:
+        by name, the schema of what may stand in ``config``, and its definitions.
+        """
         schema = cls.model_json_schema(by_alias=True)
+        for name, (config, definitions) in (plugins or {}).items():
+            schema["$defs"] |= definitions
+            section = {
+                "allOf": [{"$ref": "#/$defs/PluginSection"}, {"properties": {"config": config}}]
+            }
+            schema["properties"]["plugins"].setdefault("properties", {})[name] = section
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             **schema,

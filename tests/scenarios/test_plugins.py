@@ -330,6 +330,46 @@ def test_a_new_plugin_passes_its_check_and_works_in_a_gateway(tmp_path: Path) ->
     assert "geo_block" in nexgate(tmp_path, "plugins", "list").stdout
 
 
+def test_the_schema_of_a_file_knows_what_its_plugins_take(tmp_path: Path) -> None:
+    put(tmp_path, "1")
+    (tmp_path / "gateway.toml").write_text(gateway(tmp_path, "http://127.0.0.1:1"))
+    schema = json.loads(nexgate(tmp_path, "check", "gateway.toml", "--schema").stdout)
+    section = schema["properties"]["plugins"]["properties"]["stamp"]
+    config = section["allOf"][1]["properties"]["config"]
+    assert config["properties"]["word"]["description"] == "What is stamped."
+    assert config["required"] == ["word"]
+
+
+def test_a_plugin_of_an_installed_package_is_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    info = site / "nexgate_geo-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nexgate-geo\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[nexgate.plugins]\ngeo = nexgate_geo:Geo\n")
+    (site / "nexgate_geo.py").write_text(
+        textwrap.dedent("""
+            from nexgate import Response
+            from nexgate.plugins import Plugin
+            class Geo(Plugin):
+                version = "3.0"
+                def initialize(self, app): pass
+                def cleanup(self): pass
+                def block(self, request): return Response(403)
+        """)
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    (row,) = json.loads(nexgate(tmp_path, "plugins", "list", "--format", "json").stdout)
+    assert (row["name"], row["version"], row["used"]) == ("geo", "3.0", False)
+    (tmp_path / "gateway.toml").write_text(
+        '[plugins.geo]\n[[routes]]\npath = "/"\nrespond = 200\nfilters = ["geo:block"]\n'
+    )
+    done = nexgate(tmp_path, "check")
+    assert done.returncode == 0, done.stderr
+    assert nexgate(tmp_path, "plugins", "check").stdout.startswith("✓ geo 3.0")
+
+
 def test_checking_reports_every_plugin_that_fails_and_why(tmp_path: Path) -> None:
     folder = tmp_path / "plugins"
     folder.mkdir()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -43,7 +44,7 @@ def check(
     if schema:
         from nexgate.gateway_config import GatewayConfig
 
-        print_json(GatewayConfig.json_schema())
+        print_json(GatewayConfig.json_schema(_schemas(file)))
         return
     path = source(file)
     report = examine_file(path)
@@ -60,6 +61,17 @@ def check(
             counts = f"{_count(services, 'service')}, {_count(routes, 'route')}"
             stdout().print(f"{path} is valid: {counts}", markup=False, soft_wrap=True)
     raise typer.Exit(ExitCode.OK if is_valid else ExitCode.NO)
+
+
+def _schemas(file: Path | None) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """What the plugins of a file may be configured with; without a file there are none."""
+    if file is None:
+        return {}
+    from nexgate.cli._backend import load_gateway
+    from nexgate.plugins import config_schema
+
+    loaded = load_gateway(file).build().plugins.loaded
+    return {name: config_schema(each) for name, each in loaded.items()}
 
 
 def _count(number: int, word: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ._discovery import ENTRY_POINTS, in_folder, in_package, installed
 from ._errors import PluginConfigError, PluginError
-from ._loading import Loaded, PluginSpec, given
+from ._loading import Loaded, PluginSpec, config_schema, given
 from ._loading import load as load_plugin
 from ._manager import PluginManager, PluginStatus
 from ._manifest import API_VERSION, Manifest, check_plugin_name
@@ -33,6 +33,7 @@ __all__ = [
     "Program",
     "Source",
     "check_plugin_name",
+    "config_schema",
     "given",
     "in_folder",
     "in_package",

@@ -20,7 +20,7 @@ from ._manifest import Manifest
 from ._plugin import Plugin
 from ._source import Source, forget, is_within
 
-__all__ = ["Loaded", "PluginSpec", "given", "load", "plugin_classes"]
+__all__ = ["Loaded", "PluginSpec", "config_schema", "given", "load", "plugin_classes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +183,19 @@ def _configured(cls: type[Plugin], spec: PluginSpec) -> Any:
         if unknown:
             raise _wrong_config(spec.name, unknown)
     return made
+
+
+def config_schema(loaded: Loaded) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The JSON Schema of its configuration, and the definitions that it refers to, under names of
+    their own.
+    """
+    model = type(loaded.plugin).Config
+    if model is None:
+        return {"type": "object", "maxProperties": 0}, {}
+    prefix = f"plugin_{loaded.name}_"
+    schema = TypeAdapter(model).json_schema(ref_template=f"#/$defs/{prefix}{{model}}")
+    definitions = schema.pop("$defs", {})
+    return schema, {f"{prefix}{name}": each for name, each in definitions.items()}
 
 
 def _wrong_config(plugin: str, found: list[Finding]) -> PluginConfigError:
