@@ -95,7 +95,9 @@ class _Group:
         self._running: asyncio.Task[None] | None = None
         self._extending: asyncio.Task[None] | None = None
         self._is_stopping = False
+        self._stop = asyncio.Event()
         self._settled = asyncio.Event()
+        self._at_once = asyncio.Semaphore(options.concurrency)
 
     def begin(self) -> None:
         if self._running is None:
@@ -133,8 +135,8 @@ class _Group:
                     trouble = 0
                 for claim in claims:
                     self._take(claim)
-                if not claims:
-                    await self._store.wait(self.name, _IDLE)
+                if not claims and not self._is_stopping:
+                    await self._wait_for_more()
             except NexgateError as error:
                 trouble += 1
                 if trouble == 1:
@@ -144,6 +146,21 @@ class _Group:
                 trouble += 1
                 _log.exception("group %s: claiming failed", self.name)
                 await asyncio.sleep(_TROUBLE.delay(trouble, random.random))
+
+    async def _wait_for_more(self) -> None:
+        """Until the store may have something, or the end."""
+        waiting = [
+            asyncio.ensure_future(self._store.wait(self.name, _IDLE)),
+            asyncio.ensure_future(self._stop.wait()),
+        ]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if waiting[0].done():
+                waiting[0].result()
+        finally:
+            for each in waiting:
+                each.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _wait_settled(self) -> None:
         try:
@@ -173,7 +190,10 @@ class _Group:
                 if not any(each.matches(claim.event.name) for each in self.subscriptions):
                     break  # its handler was taken away: it waits for one that comes
                 if not claim.is_lost:
-                    failure = await self._handle(claim)
+                    async with self._at_once:
+                        if self._stop.is_set():
+                            break
+                        failure = await self._handle(claim)
                     if failure is not None:
                         lane.popleft()
                         await self._failed(claim, failure)
@@ -264,10 +284,13 @@ class _Group:
 
     async def aclose(self, timeout: float) -> None:
         self._is_stopping = True
-        for task in (self._running,):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        self._stop.set()
+        self._settled.set()
+        if self._running is not None:
+            # Not cut while it claims: what nobody knows to be claimed waits for a whole lease.
+            await asyncio.wait({self._running}, timeout=max(timeout, 1.0))
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
         lanes = list(self._tasks.values())
         if lanes:
             _, late = await asyncio.wait(lanes, timeout=timeout)

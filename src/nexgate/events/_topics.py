@@ -44,7 +44,7 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     if pattern == "**":
         return lambda topic: True
     text = ""
-    for number, word in enumerate(pattern.split(".")):
+    for number, word in enumerate(re.sub(r"\*\*(\.\*\*)+", "**", pattern).split(".")):
         if word == "**":
             text += rf"({_WORD}(\.{_WORD})*)?" if number == 0 else rf"(\.{_WORD})*"
         else:

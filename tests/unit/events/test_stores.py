@@ -260,6 +260,49 @@ async def test_what_a_consumer_had_when_it_stopped_is_handled_by_the_next(make: 
     assert done == [0, 1, 2]
 
 
+async def test_no_more_keys_are_worked_on_at_once_than_the_group_says(make: Make) -> None:
+    running_now, most, done = [0], [0], []
+
+    async def handle(event: Event) -> None:
+        running_now[0] += 1
+        most[0] = max(most[0], running_now[0])
+        await asyncio.sleep(0.005)
+        running_now[0] -= 1
+        done.append(event.data)
+
+    async with running(make()) as bus:
+        bus.subscribe("a", handle, group="g", durable=DurableOptions(concurrency=2))
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        for number in range(20):
+            await bus.publish(Event("a", number, key=str(number)))
+        await wait_until(lambda: len(done) == 20, 20)
+    assert most[0] == 2
+
+
+async def test_a_consumer_that_stops_leaves_nothing_claimed(make: Make) -> None:
+    done: list[int] = []
+
+    async def handle(event: Event) -> None:
+        await asyncio.sleep(0.001)
+        done.append(event.data)
+
+    options = DurableOptions(lease=60.0, concurrency=1)
+    for turn in range(4):
+        async with running(make()) as bus:
+            bus.subscribe("a", handle, group="g", durable=options)
+            await bus.start()
+            await wait_until(lambda bus=bus: _joined(bus))  # type: ignore[misc]
+            for number in range(25):
+                await bus.publish(Event("a", turn * 25 + number, key=str(number % 3)))
+            await asyncio.sleep(0.01)
+    async with running(make()) as bus:
+        bus.subscribe("a", handle, group="g", durable=options)
+        await bus.start()
+        await wait_until(lambda: len(done) == 100, 20)  # within their leases
+    assert sorted(done) == list(range(100))
+
+
 async def test_a_group_that_is_no_more_is_forgotten(make: Make) -> None:
     heard: list[int] = []
     async with running(make()) as bus:
@@ -521,9 +564,15 @@ async def test_redis_gone_and_back_loses_nothing(caplog: pytest.LogCaptureFixtur
             with pytest.raises(NexgateError):
                 await bus.publish(Event("a", 1))
             server.start()
-            await asyncio.sleep(0)
             for number in range(2, 5):
-                await bus.publish(Event("a", number))
+                event = Event("a", number, id=str(number))
+                async with asyncio.timeout(30):
+                    while True:
+                        try:
+                            await bus.publish(event)
+                            break
+                        except NexgateError:  # it listens, and is still reading its file
+                            await asyncio.sleep(0.05)
             await wait_until(lambda: {2, 3, 4} <= set(heard), 30)
 
 

@@ -621,7 +621,14 @@ async def test_redis_gone_and_back_loses_nothing() -> None:
                 with pytest.raises(NexgateError):
                     await work.delay(1)
                 server.start()
-                jobs = [await work.delay(number) for number in range(2, 6)]
+                jobs = []
+                async with asyncio.timeout(30):
+                    while len(jobs) < 4:
+                        try:
+                            number = 2 + len(jobs)
+                            jobs.append(await work.options(key=str(number)).delay(number))
+                        except NexgateError:  # it listens, and is still reading its file
+                            await asyncio.sleep(0.05)
                 for job in jobs:
                     await job.result(30)
     assert {2, 3, 4, 5} <= set(ran)

@@ -32,7 +32,9 @@ __all__ = ["JetStream"]
 
 T = TypeVar("T")
 
-_POLL: Final = 5.0
+_POLL: Final = 1.0
+"""Seconds that a question for the next message is open. One that is cut may lose the message until
+its lease ends, so closing waits for that long."""
 _MOST_DELIVERIES: Final = 20
 _TRIM_EVERY: Final = 512
 _FOR: Final = "Nexgate-For"
@@ -50,6 +52,7 @@ class _Group:
     """Messages that no one has claimed yet, with the time at which they are another's."""
     came: asyncio.Event = field(default_factory=asyncio.Event)
     pulling: list[asyncio.Task[None]] = field(default_factory=list)
+    is_over: bool = False
 
 
 class JetStream:
@@ -134,6 +137,9 @@ class JetStream:
 
     async def aclose(self) -> None:
         for group in self._groups.values():
+            group.is_over = True
+        for group in self._groups.values():
+            await asyncio.wait(group.pulling, timeout=_POLL + 0.5)
             for task in group.pulling:
                 task.cancel()
             await asyncio.gather(*group.pulling, return_exceptions=True)
@@ -243,7 +249,7 @@ class JetStream:
 
     async def _pull(self, name: str, group: _Group, subscription: Any) -> None:
         """Ask for the next message of a partition, again and again."""
-        while True:
+        while not group.is_over:
             try:
                 messages = await subscription.fetch(1, timeout=_POLL)
             except asyncio.CancelledError:

@@ -31,6 +31,10 @@ class _Group:
     matches: tuple[Callable[[str], bool], ...]
     rows: dict[str, _Row] = field(default_factory=dict)
     dead: dict[str, Dead] = field(default_factory=dict)
+    looked: float = 0.0
+    """When the last claim looked: what has become due since is worth another look."""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Since its last claim."""
 
 
 class MemoryEvents:
@@ -45,7 +49,6 @@ class MemoryEvents:
         self._clock = clock
         self._groups: dict[str, _Group] = {}
         self._all: dict[str, Event] = {}
-        self._changed = asyncio.Event()
 
     async def open(self) -> None:
         """Nothing to open."""
@@ -65,7 +68,7 @@ class MemoryEvents:
             for group in self._groups.values():
                 if any(matches(event.name) for matches in group.matches):
                     group.rows[event.id] = _Row(event)
-        self._changed.set()
+                    group.changed.set()
 
     async def join(self, group: str, patterns: Sequence[str], options: DurableOptions) -> None:
         matches = tuple(matcher(each) for each in patterns)
@@ -83,7 +86,8 @@ class MemoryEvents:
         self._groups.pop(group, None)
 
     async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
-        now = self._clock()
+        self._groups[group].changed.clear()
+        now = self._groups[group].looked = self._clock()
         held: set[str] = set()
         found: list[Claim] = []
         for row in self._groups[group].rows.values():
@@ -116,21 +120,21 @@ class MemoryEvents:
     async def done(self, group: str, claim: Claim) -> None:
         if self._row(group, claim) is not None:
             del self._groups[group].rows[claim.event.id]
-        self._changed.set()
+        self._groups[group].changed.set()
 
     async def retry(self, group: str, claim: Claim, delay: float) -> None:
         row = self._row(group, claim)
         if row is not None:
             row.failures += 1
             row.until, row.due, row.token = 0.0, self._clock() + delay, None
-        self._changed.set()  # there is something new to wait for
+        self._groups[group].changed.set()  # there is something new to wait for
 
     async def give_back(self, group: str, claims: Sequence[Claim]) -> None:
         for claim in claims:
             row = self._row(group, claim)
             if row is not None:
                 row.until, row.token = 0.0, None
-        self._changed.set()
+        self._groups[group].changed.set()
 
     async def bury(self, group: str, claim: Claim, error: str) -> None:
         if self._row(group, claim) is not None:
@@ -138,21 +142,20 @@ class MemoryEvents:
             self._groups[group].dead[claim.event.id] = Dead(
                 group, claim.event.id, claim.event, claim.failures, error, time.time()
             )
-        self._changed.set()
+        self._groups[group].changed.set()
 
     async def wait(self, group: str, timeout: float) -> None:
-        now = self._clock()
+        now, looked = self._clock(), self._groups[group].looked
         dues = [
-            at
+            max(at - now, 0.0)
             for row in self._groups[group].rows.values()
             for at in (row.due, row.until)
-            if at > now
+            if at > looked
         ]
-        until = min([timeout, *(at - now for at in dues)])
-        self._changed.clear()
+        until = min([timeout, *dues])
         try:
             async with asyncio.timeout(until):
-                await self._changed.wait()
+                await self._groups[group].changed.wait()
         except TimeoutError:
             pass
 
@@ -164,7 +167,7 @@ class MemoryEvents:
         found = [known.dead.pop(each) for each in ids if each in known.dead]
         for dead in found:
             known.rows[dead.id] = _Row(dead.event)
-        self._changed.set()
+        self._groups[group].changed.set()
         return len(found)
 
     async def drop(self, group: str, ids: Sequence[str]) -> int:

@@ -79,6 +79,8 @@ class _Group:
     lease: float
     held: dict[int, _Partition] = field(default_factory=dict)
     renewed: float = 0.0
+    looked: float = 0.0
+    """When the last claim looked: what has become due since is worth another look."""
     settled: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -304,7 +306,7 @@ class RedisStreams:
     async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
         known = self._groups[group]
         await self._hold(known)
-        now = time.monotonic()
+        now = known.looked = time.monotonic()
         claims: list[Claim] = []
         for partition in list(known.held.values()):
             if len(claims) >= limit:
@@ -452,7 +454,7 @@ class RedisStreams:
             entry.due - now
             for partition in known.held.values()
             for entry in partition.entries.values()
-            if entry.due > now
+            if entry.due > known.looked
         ]
         timeout = max(min([timeout, known.lease / 4, *dues]), 0.001)
         known.changed.clear()

@@ -102,6 +102,7 @@ class SqliteOutbox:
         self._clock = clock
         self._matches: dict[str, tuple[Callable[[str], bool], ...]] = {}
         self._seen: dict[str, object] = {}
+        self._looked: dict[str, float] = {}
         self._appended = 0
         self._settled = 0
 
@@ -187,6 +188,7 @@ class SqliteOutbox:
         token = new_id()
         # Taken before we look: what is written after is noticed by ``wait``.
         self._seen[group] = self.database.version()
+        self._looked[group] = self._clock()
 
         def work(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             now = self._clock()
@@ -302,7 +304,7 @@ class SqliteOutbox:
             row = connection.execute(
                 "SELECT min(max(due, until)) FROM nexgate_deliveries"
                 " WHERE grp = ?1 AND (due > ?2 OR until > ?2)",
-                (group, self._clock()),
+                (group, self._looked.get(group, 0.0)),  # what became due since is worth a look
             ).fetchone()
             return None if row is None else row[0]
 

@@ -200,6 +200,7 @@ class SqliteTasks:
         try:
             rows = await self._write_somehow(work)
         except NothingToDo:
+            self._next_due = None  # all that is due is of tasks that are full here
             return []
         claims: list[Claim] = []
         for job, task, body, failures, count, _, wants_end in sorted(rows, key=lambda row: row[5]):
