@@ -628,21 +628,7 @@ class _Supervisor:
         if checked.returncode != 0:
             _log.error("the new version refuses the configuration; staying\n%s", checked.stderr)
             return
-        for sock in self.sockets.values():
-            sock.set_inheritable(True)
-        for child in self.children.values():
-            child.control.set_inheritable(True)
-        os.environ[_INHERIT] = json.dumps(
-            {
-                "sockets": {a: s.fileno() for a, s in self.sockets.items()},
-                "children": {
-                    str(c.pid): c.control.fileno()
-                    for c in self.children.values()
-                    if c.control.fileno() >= 0
-                },
-                "generation": self.generation,
-            }
-        )
+        os.environ[_INHERIT] = json.dumps(self._heritage())
         signal.pthread_sigmask(
             signal.SIG_BLOCK,
             (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),
@@ -652,6 +638,19 @@ class _Supervisor:
         os.execv(  # noqa: S606  # our own interpreter and arguments
             sys.executable, [sys.executable, "-m", "nexgate", *sys.argv[1:]]
         )
+
+    def _heritage(self) -> dict[str, Any]:
+        """What the next program needs to know of this one, made inheritable. A worker that has
+        ended, and has not been reaped, has no control socket any more.
+        """
+        speaking = [child for child in self.children.values() if child.control.fileno() >= 0]
+        for sock in (*self.sockets.values(), *(child.control for child in speaking)):
+            sock.set_inheritable(True)
+        return {
+            "sockets": {address: sock.fileno() for address, sock in self.sockets.items()},
+            "children": {str(child.pid): child.control.fileno() for child in speaking},
+            "generation": self.generation,
+        }
 
     def _inherit(self) -> list[_Child]:
         """Listening sockets and workers of the program that we replaced, if we did."""
