@@ -112,9 +112,9 @@ class Worker:
         trouble = 0
         while not self.is_stopping:
             try:
+                self._room.clear()  # before we look: room that comes from here on is noticed
                 room = self._concurrency - len(self._running)
                 if room <= 0:
-                    self._room.clear()
                     await self._room.wait()
                     continue
                 claims = await self._store.claim(room, self._queue.lease, self._full_tasks())
@@ -133,7 +133,6 @@ class Worker:
 
     async def _wait(self) -> None:
         """Until there may be a job, or room for one of a task that was full, or the end."""
-        self._room.clear()
         waiting = {
             asyncio.ensure_future(self._store.wait(_IDLE)),
             asyncio.ensure_future(self._room.wait()),

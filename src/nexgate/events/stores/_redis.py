@@ -243,6 +243,11 @@ class RedisStreams:
             begin = found[-1][0]
             for name, fields in found:
                 await self._enter(group, partition, name, fields, is_takeover=True)
+        # What was delivered and settled before is not news.
+        stream = self._stream(number)
+        for each in await self.link.ask(lambda client: client.xinfo_groups(stream)):
+            if each["name"] == group.name.encode():
+                partition.last = max(partition.last, each["last-delivered-id"], key=_order)
         group.held[number] = partition
 
     async def _renew(self, group: _Group) -> None:
@@ -274,8 +279,7 @@ class RedisStreams:
         *,
         is_takeover: bool = False,
     ) -> None:
-        if name > partition.last or len(name) > len(partition.last):
-            partition.last = name
+        partition.last = max(partition.last, name, key=_order)
         only = fields.get(b"g") if fields else None
         event = from_cloudevent(from_json(fields[b"e"])) if fields else None
         is_ours = event is not None and (
@@ -305,6 +309,7 @@ class RedisStreams:
 
     async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
         known = self._groups[group]
+        known.changed.clear()  # before we look: what changes from here on is noticed by ``wait``
         await self._hold(known)
         now = known.looked = time.monotonic()
         claims: list[Claim] = []
@@ -457,7 +462,6 @@ class RedisStreams:
             if entry.due > known.looked
         ]
         timeout = max(min([timeout, known.lease / 4, *dues]), 0.001)
-        known.changed.clear()
         streams = {
             self._stream(p.number): p.last for p in known.held.values() if len(p.entries) < _WINDOW
         }
