@@ -16,6 +16,7 @@ import contextlib
 import os
 import random
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -104,7 +105,7 @@ class Database:
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"{self.path}: {error}") from error
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            self._write_ahead(connection)
             connection.execute(f"PRAGMA synchronous = {self.synchronous}")
             if self._max_bytes is not None:
                 page = connection.execute("PRAGMA page_size").fetchone()[0]
@@ -118,6 +119,21 @@ class Database:
             connection.close()
             raise type(error)(f"{self.path}: {error}") from None
         return connection
+
+    def _write_ahead(self, connection: sqlite3.Connection) -> None:
+        """Switch a new file to write-ahead logging. SQLite does not wait by itself for another who
+        does the same at this moment: each would keep what the other waits for, so one is refused.
+        """
+        end = time.monotonic() + self._busy_timeout
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.Error as error:
+                is_busy = isinstance(translated(error, self.path), StoreBusy)
+                if not is_busy or time.monotonic() >= end:
+                    raise
+            time.sleep(random.uniform(_FIRST_PAUSE, _LONGEST_PAUSE))  # noqa: S311  # spreads load
 
     async def aclose(self) -> None:
         """Close the file, after what is being written is written."""

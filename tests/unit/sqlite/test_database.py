@@ -321,6 +321,13 @@ async def test_opening_twice_at_once_leaves_one_connection(tmp_path: Path) -> No
     assert not database.is_open
 
 
+async def test_a_new_file_that_many_open_at_once_is_opened_by_each(tmp_path: Path) -> None:
+    for number in range(40):
+        many = [Database(tmp_path / f"{number}.db", SCHEMA) for _ in range(8)]
+        await asyncio.gather(*(each.open() for each in many))
+        await asyncio.gather(*(each.aclose() for each in many))
+
+
 async def test_what_was_asked_for_before_the_close_is_written(tmp_path: Path) -> None:
     path = tmp_path / "rows.db"
     database = Database(path, SCHEMA, synchronous="full")
