@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ._bus import BusStatistics, EventBus, current_event
 from ._cloudevents import InvalidCloudEvent, from_cloudevent, from_http, to_cloudevent, to_http
-from ._errors import BacklogFull, DeadLetter, Delivery, EventError, HandlerFailed
+from ._errors import (
+    BacklogFull,
+    DeadLetter,
+    Delivery,
+    EventError,
+    HandlerCancelled,
+    HandlerFailed,
+)
 from ._event import Event, topic_of
 from ._inbox import Inbox, MemoryInbox, first_time
 from ._listener import Listener
@@ -35,6 +42,7 @@ __all__ = [
     "EventBus",
     "EventError",
     "EventStore",
+    "HandlerCancelled",
     "HandlerFailed",
     "Inbox",
     "InvalidCloudEvent",

@@ -13,7 +13,7 @@ from typing import Any, Final, Self, TypeVar
 from weakref import WeakSet
 
 from ._consumer import Consumers
-from ._errors import DeadLetter, Delivery, EventError, HandlerFailed
+from ._errors import DeadLetter, Delivery, EventError, HandlerFailed, failure_of
 from ._event import Event, as_event, topic_of
 from ._inbox import Inbox
 from ._listener import Listener, Overflow
@@ -86,7 +86,7 @@ class EventBus:
         self._published = self._failed = 0
         self._idle: dict[Subscription, asyncio.Future[None]] = {}
         self._listeners: WeakSet[Listener] = WeakSet()
-        self._is_closed = False
+        self._is_closing = self._is_closed = False
         self._consumers = Consumers(self, store) if store is not None else None
         self._tracing: Any = None
         if tracer is not None:
@@ -110,6 +110,7 @@ class EventBus:
         in_order: bool = False,
         errors: ErrorPolicy | None = None,
         inbox: Inbox | None = None,
+        name: str | None = None,
         group: str | None = None,
         durable: DurableOptions | None = None,
         owner: object = None,
@@ -120,8 +121,13 @@ class EventBus:
         The handler gets the ``Event``, or the typed event that its first parameter is annotated
         with. ``timeout`` in seconds is of one attempt; ``retry`` a number of attempts or a
         ``Retry``; ``concurrency`` the most events handled at once; ``in_order`` one after the other
-        for each key. ``group`` makes it durable: each group of a bus with a store handles each
-        event at least once, in order for each key; ``durable`` says how.
+        for each key. ``inbox`` skips what was handled before, as it remembers it under ``name``: by
+        default the function's.
+
+        ``group`` makes it durable: each group of a bus with a store handles each event at least
+        once, in order for each key; ``durable`` says how.
+
+        Raises ``EventError`` on a bus that is closed, and for two handlers of one name and inbox.
         """
         if handler is None:
 
@@ -138,6 +144,7 @@ class EventBus:
                     in_order=in_order,
                     errors=errors,
                     inbox=inbox,
+                    name=name,
                     group=group,
                     durable=durable,
                     owner=owner,
@@ -145,7 +152,7 @@ class EventBus:
                 return function
 
             return decorate
-        if self._is_closed:
+        if self._is_closing:
             raise EventError("the bus is closed")
         wants = None if isinstance(topic, str) else topic
         pattern = check_pattern(topic) if isinstance(topic, str) else topic_of(topic)
@@ -154,7 +161,11 @@ class EventBus:
             priority, once, where, timeout, said, concurrency, in_order, errors, inbox
         )
         called = self._invoker(handler) if self._invoker is not None else handler
-        made = Subscription(self, pattern, called, options, group=group, owner=owner, wants=wants)
+        made = Subscription(
+            self, pattern, called, options, group=group, owner=owner, wants=wants, name=name
+        )
+        if inbox is not None:
+            self._check_name(made, inbox)
         if group is not None:
             if self._consumers is None:
                 raise EventError(f"group {group!r} needs a bus with a store")
@@ -164,6 +175,17 @@ class EventBus:
         self._routes.clear()
         return made
 
+    def _check_name(self, made: Subscription, inbox: Inbox) -> None:
+        others = (*self._subscriptions, *(self._consumers or ()))
+        # Another owner's is another version of a plugin: the same handler.
+        if any(
+            each.options.inbox is inbox and each.name == made.name and each.owner is made.owner
+            for each in others
+        ):
+            raise EventError(
+                f"the inbox knows {made.name} already, and could not tell the two apart: say name="
+            )
+
     def on(self, topic: str | type[Any], **options: Any) -> Callable[[F], F]:
         """Decorator: ``subscribe``."""
         found: Callable[[F], F] = self.subscribe(topic, None, **options)
@@ -171,7 +193,9 @@ class EventBus:
 
     def add_middleware(self, middleware: Middleware) -> None:
         """Let every event pass through a function, sync or async, before anybody handles it. It
-        returns the event, another one, or ``None``, which stops it.
+        returns the event, another one, or ``None``, which stops it. One that raises stops it, too:
+        ``publish`` raises that on a bus with a store, because nothing is stored, and where
+        ``errors`` is ``"raise"``.
         """
         self._middleware.append(middleware)
 
@@ -215,6 +239,8 @@ class EventBus:
         that are under way. Raises ``ExceptionGroup`` where a policy says so, and what the store
         raises.
         """
+        if self._is_closed:
+            raise EventError("the bus is closed")
         if type(event) is not Event:
             event = as_event(event)
         self._published += 1
@@ -237,11 +263,11 @@ class EventBus:
                     result = call(event)
                     if result is not None and inspect.isawaitable(result):
                         await result
-                except Exception as error:
+                except BaseException as raised:
+                    error = failure_of(raised)
                     if failures is None:
                         failures = []
-                    name = route.subscriptions[number].name
-                    failures.append(HandlerFailed(event, name, error))
+                    failures.append(route.subscriptions[number]._failed(event, error, 1))
         finally:
             current_event.set(cause)
         return route.done if failures is None else self._failed_with(route, failures)
@@ -268,7 +294,7 @@ class EventBus:
                 name = getattr(middleware, "__qualname__", repr(middleware))
                 failure = HandlerFailed(event, name, error)
                 self._report(failure, self.errors)
-                if self.errors == "raise":
+                if self.errors == "raise" or self.store is not None:
                     raise ExceptionGroup(f"middleware for {event.name}", [error]) from None
                 return Delivery(0, (failure,), is_stopped=True)
             if result is None:
@@ -278,7 +304,6 @@ class EventBus:
 
     async def _store_and_deliver(self, event: Event, within: Any) -> Delivery:
         if self.store is not None:
-            check_topic(event.name)
             await self.store.append([event], within=within)
         return await self._deliver(event, self._routes.get(event.name) or self._route(event.name))
 
@@ -338,9 +363,10 @@ class EventBus:
 
     def _failed_with(self, route: Route, failures: list[HandlerFailed]) -> Delivery:
         raised: list[Exception] = []
-        policies = {each.name: each.options.errors for each in route.subscriptions}
         for failure in failures:
-            policy = policies.get(failure.handler) or self.errors
+            subscription = failure.subscription
+            said = subscription.options.errors if subscription is not None else None
+            policy = said or self.errors
             self._report(failure, policy)
             if policy == "raise":
                 raised.append(failure.error)
@@ -366,17 +392,30 @@ class EventBus:
                 _log.exception("the dead-letter function failed")
 
     async def redeliver(self, letter: DeadLetter) -> Delivery:
-        """Give the event of a dead letter to the handler that failed, once more."""
-        for each in self._subscriptions:
-            if each.name == letter.handler and each.matches(letter.event.name):
-                failure = await self._handle(letter.event, each)
-                if letter in self.dead_letters:
-                    self.dead_letters.remove(letter)
-                if failure is None:
-                    return Delivery(1)
-                self._report(failure, each.options.errors or self.errors)
-                return Delivery(1, (failure,))
-        raise EventError(f"{letter.handler} does not handle {letter.event.name} any more")
+        """Give the event of a dead letter to the handler that failed, once more; when that has
+        ended, to one of the same name. Those of groups are the store's: ``store.revive``.
+        """
+        failed = letter.subscription
+        if failed is not None and failed.group is not None:
+            raise EventError(f"it is a letter of group {failed.group!r}: revive it in the store")
+        if failed not in self._subscriptions:
+            failed = next(
+                (
+                    each
+                    for each in self._subscriptions
+                    if each.name == letter.handler and each.matches(letter.event.name)
+                ),
+                None,
+            )
+        if failed is None:
+            raise EventError(f"{letter.handler} does not handle {letter.event.name} any more")
+        failure = await self._handle(letter.event, failed)
+        if letter in self.dead_letters:
+            self.dead_letters.remove(letter)
+        if failure is None:
+            return Delivery(1)
+        self._report(failure, failed.options.errors or self.errors)
+        return Delivery(1, (failure,))
 
     async def replay(self, events: Iterable[Any]) -> list[Delivery]:
         """Publish recorded events again, in order, as they were: for tests."""
@@ -385,21 +424,28 @@ class EventBus:
     # ---------------------------------------------------------------- its life
 
     async def start(self) -> None:
-        """Open the store and begin to handle what it has. Nothing to do without one."""
+        """Open the store and begin to handle what it has. Nothing to do without one. One that was
+        closed may be started again.
+        """
+        self._is_closing = self._is_closed = False
         if self._consumers is not None:
             await self._consumers.start()
 
     async def aclose(self, timeout: float = 10.0) -> None:
-        """Take nothing new, let handlers that are under way finish for at most ``timeout`` seconds
-        (those of groups are cut then, and what they handled is handled again), close listeners and
-        the store.
+        """Take no new subscriptions, let handlers that are under way finish for at most ``timeout``
+        seconds (those of groups are cut then, and what they handled is handled again), close
+        listeners and the store. From then on ``publish`` raises ``EventError``.
         """
-        self._is_closed = True
+        self._is_closing = True
         for listener in list(self._listeners):
             listener.close()
+        stopping = [self._wait_idle(self._subscriptions, timeout)]
         if self._consumers is not None:
-            await self._consumers.aclose(timeout)
-        await self._wait_idle(self._subscriptions, timeout)
+            stopping.append(self._consumers.stop(timeout))
+        await asyncio.gather(*stopping)
+        self._is_closed = True  # not before: what finishes may publish what follows from it
+        if self.store is not None:
+            await self.store.aclose()
 
     async def _wait_idle(self, subscriptions: Iterable[Subscription], timeout: float) -> None:
         loop = asyncio.get_running_loop()

@@ -12,22 +12,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from datetime import datetime
+import re
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import from_json, to_json
 
 from ._errors import EventError
 from ._event import Event
 from ._topics import check_topic
 
-__all__ = ["InvalidCloudEvent", "from_cloudevent", "from_http", "to_cloudevent", "to_http"]
+__all__ = [
+    "InvalidCloudEvent",
+    "decode",
+    "encode",
+    "from_cloudevent",
+    "from_http",
+    "to_cloudevent",
+    "to_http",
+]
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
 _MAX_BYTES: Final = 1024 * 1024
 _MAX_DEPTH: Final = 64
+_LONGEST: Final = 1024
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+"""What no String of CloudEvents has (§3.1); without it, attributes are safe as header fields."""
+_DEEP: Final = 100
+"""Brackets from which on content may be nested more deeply than it can be read again."""
 
 _ATTRIBUTES: Final = {
     "key": "partitionkey",
@@ -44,38 +58,78 @@ class InvalidCloudEvent(EventError):
 
 def to_cloudevent(event: Event) -> dict[str, Any]:
     """The event as a mapping of JSON values: ``json.dumps`` of it is the structured form. Raises
-    ``EventError`` for data that JSON cannot have.
+    ``EventError`` for what a CloudEvent cannot have.
     """
-    found = _attributes(event)
-    try:
-        found["data"] = to_jsonable_python(event.data)
-    except Exception as error:
-        raise EventError(f"{event.name}: its data is not JSON: {error}") from None
+    found: dict[str, Any] = from_json(encode(event))
     return found
 
 
 def encode(event: Event) -> bytes:
-    """The structured form."""
+    """The structured form: what ``decode`` can read. Raises ``EventError`` for attributes that are
+    no text, too long (1,024 characters) or have control characters, and for data that is not JSON.
+    """
+    return _to_json(event, {**_attributes(event), "data": event.data})
+
+
+def decode(body: bytes) -> Event:
+    """What ``encode`` made. Raises ``InvalidCloudEvent``: anybody can write to a file or stream."""
     try:
-        return to_json({**_attributes(event), "data": event.data})
+        said = from_json(body)
+    except ValueError as error:
+        raise InvalidCloudEvent(f"it is not JSON: {error}") from None
+    return from_cloudevent(said)
+
+
+def _to_json(event: Event, value: Any) -> bytes:
+    try:
+        made = to_json(value)
+        # It writes what nobody can read again: rare, so it is looked for only where it may be.
+        may_be_deep = len(made) > _DEEP and made.count(b"{") + made.count(b"[") > _DEEP
+        if may_be_deep or b"NaN" in made or b"Infinity" in made:
+            from_json(made, allow_inf_nan=False)
     except Exception as error:
         raise EventError(f"{event.name}: its data is not JSON: {error}") from None
+    return made
 
 
 def _attributes(event: Event) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "specversion": "1.0",
-        "id": event.id,
-        "source": event.source or "nexgate",
-        "type": event.name,
-        "time": event.time_text,
-        "datacontenttype": "application/json",
-    }
-    for ours, theirs in _ATTRIBUTES.items():
-        value = getattr(event, ours)
-        if value is not None:
-            found[theirs] = value
+    try:
+        found: dict[str, Any] = {
+            "specversion": "1.0",
+            "id": event.id,
+            "source": event.source or "nexgate",
+            "type": check_topic(event.name),
+            "time": event.time_text,
+            "datacontenttype": "application/json",
+        }
+        for ours, theirs in _ATTRIBUTES.items():
+            value = getattr(event, ours)
+            if value is not None:
+                found[theirs] = value
+        if not _is_harmless(found.values()):
+            for name, value in found.items():
+                _checked(name, value)
+    except (ValueError, OverflowError) as error:  # of a time that no calendar has, too
+        raise EventError(f"{event.name}: {error}") from None
     return found
+
+
+def _is_harmless(values: Collection[Any]) -> bool:
+    """Whether a look at all of them together is enough, which it nearly always is."""
+    try:
+        text = "".join(values)
+    except TypeError:
+        return False
+    return len(text) <= _LONGEST and text.isprintable() and "" not in values
+
+
+def _checked(name: str, value: Any) -> str:
+    """``value``, when it may be an attribute. Raises ``ValueError``."""
+    if not isinstance(value, str) or not value or len(value) > _LONGEST:
+        raise ValueError(f"its {name} is not text of 1 to {_LONGEST} characters")
+    if not value.isprintable() and _CONTROL.search(value) is not None:
+        raise ValueError(f"its {name} has control characters")
+    return value
 
 
 def from_cloudevent(said: Mapping[str, Any] | bytes | str) -> Event:
@@ -88,29 +142,29 @@ def from_cloudevent(said: Mapping[str, Any] | bytes | str) -> Event:
         raise InvalidCloudEvent("it is not an object")
     if said.get("specversion") != "1.0":
         raise InvalidCloudEvent("specversion is not 1.0")
-    for name in ("id", "source", "type"):
-        value = said.get(name)
-        if not isinstance(value, str) or not value:
-            raise InvalidCloudEvent(f"{name} is not there, or no text")
+    more: dict[str, str] = {}
+    try:
+        for name in ("id", "source"):
+            _checked(name, said.get(name))
+        _checked("type", said.get("type"))
+        for ours, theirs in _ATTRIBUTES.items():
+            value = said.get(theirs)
+            if value is not None:
+                more[ours] = _checked(theirs, value)
+    except ValueError as error:
+        raise InvalidCloudEvent(str(error)) from None
     try:
         check_topic(said["type"])
     except ValueError as error:
-        raise InvalidCloudEvent(f"type: {error}") from None
-    more: dict[str, str] = {}
-    for ours, theirs in _ATTRIBUTES.items():
-        value = said.get(theirs)
-        if value is not None:
-            if not isinstance(value, str) or len(value) > 1024:
-                raise InvalidCloudEvent(f"{theirs} is no text, or too long")
-            more[ours] = value
+        raise InvalidCloudEvent(f"its type: {error}") from None
     if "data_base64" in said:
         raise InvalidCloudEvent("data is binary; only JSON is taken")
     return Event(
         said["type"],
         said.get("data"),
-        id=said["id"][:1024],
+        id=said["id"],
         time=_time(said.get("time")),
-        source=said["source"][:1024],
+        source=said["source"],
         **more,
     )
 
@@ -121,7 +175,7 @@ def to_http(event: Event) -> tuple[dict[str, str], bytes]:
     for name, value in _attributes(event).items():
         if name != "datacontenttype":
             fields[f"ce-{name}"] = quote(str(value), safe=" !#$&'()*+,/:;=?@[]-._~^`{|}<>")
-    return fields, to_json(event.data)
+    return fields, _to_json(event, event.data)
 
 
 def from_http(fields: Mapping[str, str], content: bytes) -> Event:
@@ -146,11 +200,11 @@ def _time(said: Any) -> datetime | None:
         raise InvalidCloudEvent("time is no text")
     try:
         found = datetime.fromisoformat(said)
-    except ValueError:
+        if found.tzinfo is None:
+            raise InvalidCloudEvent("time has no offset")
+        return found.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise InvalidCloudEvent("time is not RFC 3339") from None
-    if found.tzinfo is None:
-        raise InvalidCloudEvent("time has no offset")
-    return found
 
 
 def _parse(text: bytes | str) -> Any:

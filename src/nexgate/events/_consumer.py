@@ -15,7 +15,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from nexgate.errors import NexgateError
@@ -74,10 +74,14 @@ class Consumers:
         for group in self._groups.values():
             group.begin()
 
-    async def aclose(self, timeout: float) -> None:
+    async def stop(self, timeout: float) -> None:
+        """Claim no more, and let what is under way finish for at most ``timeout`` seconds."""
         self._is_running = False
-        await asyncio.gather(*(group.aclose(timeout) for group in self._groups.values()))
-        await self._store.aclose()
+        await asyncio.gather(*(group.stop(timeout) for group in self._groups.values()))
+
+    def __iter__(self) -> Iterator[Subscription]:
+        for group in self._groups.values():
+            yield from group.subscriptions
 
 
 class _Group:
@@ -100,7 +104,10 @@ class _Group:
         self._at_once = asyncio.Semaphore(options.concurrency)
 
     def begin(self) -> None:
-        if self._running is None:
+        if self._running is None or self._running.done():
+            self._is_stopping = False
+            self._stop, self._settled = asyncio.Event(), asyncio.Event()
+            self._at_once = asyncio.Semaphore(self.options.concurrency)
             self._running = asyncio.create_task(self._run(), name=f"nexgate-events-{self.name}")
             self._extending = asyncio.create_task(
                 self._extend(), name=f"nexgate-events-{self.name}-leases"
@@ -282,7 +289,7 @@ class _Group:
 
     # ---------------------------------------------------------------- end
 
-    async def aclose(self, timeout: float) -> None:
+    async def stop(self, timeout: float) -> None:
         self._is_stopping = True
         self._stop.set()
         self._settled.set()

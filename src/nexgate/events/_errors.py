@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from nexgate.errors import NexgateError
 
 from ._event import Event
 
-__all__ = ["BacklogFull", "DeadLetter", "Delivery", "EventError", "HandlerFailed"]
+if TYPE_CHECKING:
+    from ._subscription import Subscription
+
+__all__ = [
+    "BacklogFull",
+    "DeadLetter",
+    "Delivery",
+    "EventError",
+    "HandlerCancelled",
+    "HandlerFailed",
+    "failure_of",
+]
 
 
 class EventError(NexgateError):
@@ -17,6 +30,25 @@ class EventError(NexgateError):
 
 class BacklogFull(EventError):
     """More events wait to be handled than the store is to hold. Try again later."""
+
+
+class HandlerCancelled(EventError):
+    """What a handler awaited was cancelled, but not by us: that is a failure like any other."""
+
+
+def failure_of(error: BaseException) -> Exception:
+    """What a handler raised, as a failure. Raises ``error`` itself when it is the end of the task
+    or of the program.
+    """
+    if isinstance(error, Exception):
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if task is None or not task.cancelling():
+            made = HandlerCancelled("something that it awaited was cancelled")
+            made.__cause__ = error
+            return made
+    raise error
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +60,8 @@ class HandlerFailed:
     """Its name."""
     error: Exception
     attempts: int = 1
+    subscription: Subscription | None = field(default=None, repr=False, compare=False)
+    """Whose handler it is; ``None`` for a middleware."""
 
 
 DeadLetter = HandlerFailed

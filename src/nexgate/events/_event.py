@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time as clock
-from collections.abc import Callable
 from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,6 +15,9 @@ from pydantic import BaseModel, TypeAdapter
 __all__ = ["Event", "new_id", "topic_of"]
 
 T = TypeVar("T")
+
+_DRAWN: Final = 1024
+"""Random bytes that are drawn at once: a draw costs as much as the rest of an event."""
 
 _FIELDS: Final = (
     "name",
@@ -79,7 +81,7 @@ class Event:
         self.traceparent = traceparent
         """W3C trace context."""
         self._id = id
-        self._time = time.timestamp() if isinstance(time, datetime) else time or clock.time()
+        self._time = clock.time() if time is None else _seconds(time)
 
     @property
     def chosen_id(self) -> str | None:
@@ -123,28 +125,50 @@ class Event:
         return f"<Event {self.name}{f' key={self.key}' if self.key is not None else ''}>"
 
 
-def _entropy() -> Callable[[], str]:
+def _seconds(said: datetime | float) -> float:
+    if not isinstance(said, datetime):
+        return said
+    if said.tzinfo is None:
+        raise ValueError("its time has no offset: datetime.now(UTC), not datetime.now()")
+    return said.timestamp()
+
+
+class _Ids:
     """Ids that sort by time of their making, in a millisecond by count: UUIDs of version 7."""
-    last, count = 0, 0
 
-    def make() -> str:
-        nonlocal last, count
+    def __init__(self) -> None:
+        self._last = self._count = 0
+        self._drawn: list[str] = []
+        # A child must not go on with what its parent has drawn.
+        os.register_at_fork(after_in_child=self._drawn.clear)
+
+    def __call__(self) -> str:
         now = clock.time_ns() // 1_000_000
-        if now <= last:
-            now, count = last, count + 1
+        if now <= self._last:
+            now, self._count = self._last, self._count + 1
+            if self._count > 0xFFF:
+                now, self._count = now + 1, 0
         else:
-            last, count = now, 0
-        if count > 0xFFF:
-            last, count, now = last + 1, 0, last + 1
-        tail = os.urandom(8).hex()
-        head = f"{now:012x}7{count:03x}"
-        variant = "89ab"[int(tail[0], 16) & 3]
-        return f"{head[:8]}-{head[8:12]}-{head[12:16]}-{variant}{tail[1:4]}-{tail[4:]}"[:36]
+            self._count = 0
+        self._last = now
+        try:
+            tail = self._drawn.pop()
+        except IndexError:
+            tail = self._draw()
+        head = f"{now:012x}"
+        return f"{head[:8]}-{head[8:]}-7{self._count:03x}-{tail}"
 
-    return make
+    def _draw(self) -> str:
+        """The last two groups of an id, whose two highest bits are the variant."""
+        drawn = os.urandom(_DRAWN).hex()
+        self._drawn += [
+            f"{'89ab'[int(drawn[at], 16) & 3]}{drawn[at + 1 : at + 4]}-{drawn[at + 4 : at + 16]}"
+            for at in range(0, len(drawn), 16)
+        ]
+        return self._drawn.pop()
 
 
-new_id = _entropy()
+new_id = _Ids()
 """A new id: a UUID of version 7 (RFC 9562 §5.7)."""
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from nexgate.resilience import Backoff
 
+from ._cloudevents import InvalidCloudEvent, decode
 from ._event import Event
 
 __all__ = ["Claim", "Dead", "DurableOptions", "EventStore", "partition_of"]
@@ -55,11 +56,23 @@ class Dead:
     group: str
     id: str
     """Of the event."""
-    event: Event
+    body: bytes
+    """The event as it is stored."""
+    event: Event | None
+    """``None`` when it cannot be read."""
     failures: int
     error: str
     died: float
     """Unix time."""
+
+    @classmethod
+    def of(cls, group: str, id: str, body: bytes, failures: int, error: str, died: float) -> Dead:
+        """One whose event is in ``body``, if it is one."""
+        try:
+            event = decode(body)
+        except InvalidCloudEvent:
+            event = None
+        return cls(group, id, body, event, failures, error, died)
 
 
 def partition_of(event: Event, partitions: int) -> int:
@@ -93,7 +106,9 @@ class EventStore(Protocol):
         """
 
     async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
-        """Up to ``limit`` events in order, none of a lane that waits for an earlier one."""
+        """Up to ``limit`` events in order, none of a lane that waits for an earlier one. What
+        cannot be read is a dead letter at once: others can write to the medium, too.
+        """
 
     async def extend(self, group: str, claims: Sequence[Claim], lease: float) -> None:
         """Keep them; sets ``is_lost`` on those that are another's."""
@@ -117,7 +132,9 @@ class EventStore(Protocol):
         """Dead letters, the oldest first."""
 
     async def revive(self, group: str, ids: Sequence[str]) -> int:
-        """Let dead letters be handled again. Returns how many."""
+        """Let dead letters be handled again, by this group only and after what waits. Those that
+        cannot be read stay. Returns how many.
+        """
 
     async def drop(self, group: str, ids: Sequence[str]) -> int:
         """Forget dead letters. Returns how many."""

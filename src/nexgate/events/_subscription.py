@@ -13,9 +13,10 @@ from pydantic import BaseModel
 
 from nexgate.resilience import Backoff
 
-from ._errors import HandlerFailed
+from ._errors import HandlerFailed, failure_of
 from ._event import Event
 from ._topics import matcher
+from ._turns import Turns
 
 if TYPE_CHECKING:
     from ._bus import EventBus
@@ -75,9 +76,10 @@ class Subscription:
     __slots__ = (
         "__weakref__",
         "_bus",
+        "_handling",
         "_is_used",
-        "_keys",
         "_limit",
+        "_turns",
         "active",
         "call",
         "failures",
@@ -102,11 +104,12 @@ class Subscription:
         group: str | None = None,
         owner: object = None,
         wants: type[Any] | None = None,
+        name: str | None = None,
     ) -> None:
         self._bus = bus
         self.topic = topic
         self.matches = matcher(topic)
-        self.name = _name(handler)
+        self.name = name or _name(handler)
         self.options = options
         self.group = group
         self.owner = owner
@@ -120,7 +123,8 @@ class Subscription:
         self.failures = 0
         self._is_used = False
         self._limit = asyncio.Semaphore(options.concurrency) if options.concurrency else None
-        self._keys: dict[str, tuple[asyncio.Lock, list[None]]] = {}
+        self._turns = Turns()
+        self._handling = Turns()
 
     def cancel(self) -> None:
         """End it. What it is handling goes on."""
@@ -137,8 +141,12 @@ class Subscription:
     async def handle(self, event: Event) -> HandlerFailed | None:
         """Call the handler as its options say. What it raises is returned."""
         options = self.options
-        if options.where is not None and not options.where(event):
-            return None
+        if options.where is not None:
+            try:
+                if not options.where(event):
+                    return None
+            except Exception as error:
+                return self._failed(event, error, 1)
         if options.once:
             if self._is_used:
                 return None
@@ -147,23 +155,13 @@ class Subscription:
         self.active += 1
         try:
             if options.in_order and event.key is not None:
-                return await self._in_order(event, event.key)
+                async with self._turns.of(event.key):
+                    return await self._limited(event)
             return await self._limited(event)
         finally:
             self.active -= 1
             if not self.active:
                 self._bus._idled(self)
-
-    async def _in_order(self, event: Event, key: str) -> HandlerFailed | None:
-        lock, waiting = self._keys.setdefault(key, (asyncio.Lock(), []))
-        waiting.append(None)
-        try:
-            async with lock:  # which wakes those who wait in the order in which they came
-                return await self._limited(event)
-        finally:
-            waiting.pop()
-            if not waiting:
-                del self._keys[key]
 
     async def _limited(self, event: Event) -> HandlerFailed | None:
         if self._limit is None:
@@ -172,23 +170,31 @@ class Subscription:
             return await self._attempts(event)
 
     async def _attempts(self, event: Event) -> HandlerFailed | None:
-        retry, inbox = self.options.retry, self.options.inbox
-        if inbox is not None and await inbox.has(self.name, event):
-            return None
+        retry = self.options.retry
         attempt = 0
         while True:
             attempt += 1
             try:
-                await self._once(event)
-            except Exception as error:
-                if retry is None or attempt >= retry.attempts:
-                    self.failures += 1
-                    return HandlerFailed(event, self.name, error, attempt)
-                await asyncio.sleep(retry.backoff.delay(attempt, random.random))
-            else:
-                if inbox is not None:
-                    await inbox.add(self.name, event)
+                if self.options.inbox is None:
+                    await self._once(event)
+                else:
+                    await self._first_time(event, self.options.inbox)
                 return None
+            except BaseException as raised:
+                error = failure_of(raised)
+                if retry is None or attempt >= retry.attempts:
+                    return self._failed(event, error, attempt)
+            await asyncio.sleep(retry.backoff.delay(attempt, random.random))
+
+    def _failed(self, event: Event, error: Exception, attempts: int) -> HandlerFailed:
+        self.failures += 1
+        return HandlerFailed(event, self.name, error, attempts, self)
+
+    async def _first_time(self, event: Event, inbox: Inbox) -> None:
+        async with self._handling.of(event.id):  # twice at once is once, too
+            if not await inbox.has(self.name, event):
+                await self._once(event)
+                await inbox.add(self.name, event)
 
     async def _once(self, event: Event) -> None:
         timeout = self.options.timeout

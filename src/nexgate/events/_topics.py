@@ -17,6 +17,7 @@ _PATTERN: Final = re.compile(rf"({_WORD}|\*\*?)(\.({_WORD}|\*\*?))*")
 _LONGEST: Final = 255
 
 
+@lru_cache(4096)
 def check_topic(name: str) -> str:
     """``name``, when it is a topic. Raises ``ValueError``."""
     if len(name) > _LONGEST or not _TOPIC.fullmatch(name):

@@ -19,6 +19,7 @@ from nexgate.events import (
     Event,
     EventBus,
     EventError,
+    HandlerCancelled,
     MemoryInbox,
     Retry,
     current_event,
@@ -395,6 +396,117 @@ async def test_a_handlers_own_policy_goes_before_the_buses(bus: EventBus) -> Non
     bus.subscribe("a", broken, errors="raise")
     with pytest.raises(ExceptionGroup):
         await bus.publish(Event("a"))
+
+
+async def test_an_inbox_tells_handlers_apart_and_two_at_once(bus: EventBus) -> None:
+    inbox = MemoryInbox()
+    heard: list[str] = []
+
+    def hearing(name: str) -> Any:
+        async def hear(event: Event) -> None:
+            await asyncio.sleep(0)
+            heard.append(name)
+
+        return hear
+
+    bus.subscribe("a", hearing("one"), inbox=inbox)
+    with pytest.raises(EventError, match="say name="):
+        bus.subscribe("a", hearing("two"), inbox=inbox)
+    bus.subscribe("a", hearing("two"), inbox=inbox, name="two")
+    bus.subscribe("a", hearing("elsewhere"), inbox=MemoryInbox())
+    # A plugin's next version has the same handlers, before the last one's are ended.
+    next_version = bus.owner("plugin").subscribe("b", hearing("next"), inbox=inbox)
+    next_version.cancel()
+    event = Event("a", id="1")
+    await asyncio.gather(*(bus.publish(event) for _ in range(5)))
+    assert sorted(heard) == ["elsewhere", "one", "two"]
+
+
+async def test_an_inbox_that_fails_is_a_failure_of_the_handler(bus: EventBus) -> None:
+    class Broken(MemoryInbox):
+        async def has(self, handler: str, event: Event) -> bool:
+            raise LookupError("no database")
+
+    heard: list[Event] = []
+    bus.subscribe("a", heard.append, inbox=Broken())
+    bus.subscribe("a", heard.append)
+    delivery = await bus.publish(Event("a"))
+    assert [str(each) for each in delivery.errors] == ["no database"]
+    assert len(heard) == 1
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_cancels_itself_is_a_failure_like_any_other(
+    bus: EventBus, is_async: bool
+) -> None:
+    heard: list[Event] = []
+
+    async def awaiting(event: Event) -> None:
+        forgotten = asyncio.ensure_future(asyncio.sleep(30))
+        forgotten.cancel()
+        await forgotten
+
+    def raising(event: Event) -> None:
+        raise asyncio.CancelledError
+
+    bus.subscribe("a", awaiting if is_async else raising)
+    bus.subscribe("a", heard.append)
+    delivery = await bus.publish(Event("a"))
+    assert [type(each) for each in delivery.errors] == [HandlerCancelled]
+    assert len(heard) == 1
+
+
+async def test_a_filter_that_raises_is_a_failure_and_the_others_hear(bus: EventBus) -> None:
+    def where(event: Event) -> bool:
+        raise LookupError("filter")
+
+    heard: list[Event] = []
+    bus.subscribe("a", heard.append, where=where)
+    bus.subscribe("a", heard.append)
+    delivery = await bus.publish(Event("a"))
+    assert [str(each) for each in delivery.errors] == ["filter"]
+    assert len(heard) == 1
+
+
+async def test_handlers_of_one_name_keep_their_own_policies_and_letters(bus: EventBus) -> None:
+    calls: list[str] = []
+    is_broken = True
+
+    def failing(name: str) -> Any:
+        def handle(event: Event) -> None:
+            calls.append(name)
+            if is_broken:
+                raise LookupError(name)
+
+        return handle
+
+    first = bus.subscribe("a", failing("one"), errors="raise")
+    bus.subscribe("a", failing("two"), errors="collect")
+    with pytest.raises(ExceptionGroup) as caught:
+        await bus.publish(Event("a"))
+    assert [str(each) for each in caught.value.exceptions] == ["one"]
+    is_broken = False
+    calls.clear()
+    two = bus.dead_letters[1]
+    assert (await bus.redeliver(two)).failures == ()
+    assert calls == ["two"]
+    one = bus.dead_letters[0]
+    first.cancel()
+    await bus.redeliver(one)  # to another of that name: a plugin's next version, say
+    assert calls == ["two", "two"]
+
+
+async def test_a_bus_that_was_closed_says_so_and_can_be_started_again(bus: EventBus) -> None:
+    heard: list[Event] = []
+    bus.subscribe("a", heard.append)
+    await bus.aclose()
+    with pytest.raises(EventError, match="closed"):
+        await bus.publish(Event("a"))
+    with pytest.raises(EventError, match="closed"):
+        bus.subscribe("a", heard.append)
+    async with bus:
+        await bus.publish(Event("a"))
+    assert len(heard) == 1
 
 
 async def test_cancelling_publish_cancels_what_it_started_and_is_no_failure(bus: EventBus) -> None:

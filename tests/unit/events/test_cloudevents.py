@@ -20,6 +20,7 @@ from nexgate.events import (
     to_cloudevent,
     to_http,
 )
+from nexgate.events._cloudevents import decode, encode
 
 EVENT = Event(
     "order.created",
@@ -78,7 +79,7 @@ def test_the_binary_form_over_http() -> None:
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
         max_leaves=10,
     ),
-    st.text(min_size=1, max_size=50),
+    st.text(st.characters(exclude_categories=["Cc", "Cs", "Cn"]), min_size=1, max_size=50),
 )
 def test_any_json_comes_back_as_it_went(data: Any, key: str) -> None:
     event = Event("a", data, key=key)
@@ -113,13 +114,15 @@ GOOD = {"specversion": "1.0", "id": "1", "source": "s", "type": "a"}
         ('{"specversion": "1.0", "id": "1", "id": "2"}', "twice"),
         (json.dumps({**GOOD, "data": float("nan")}), "NaN is not JSON"),
         (json.dumps({**GOOD, "specversion": "0.3"}), "specversion"),
-        (json.dumps({**GOOD, "id": ""}), "id is not there"),
-        (json.dumps({**GOOD, "id": 7}), "id is not there"),
+        (json.dumps({**GOOD, "id": ""}), "its id is not text"),
+        (json.dumps({**GOOD, "id": 7}), "its id is not text"),
         (json.dumps({**GOOD, "type": "a b"}), "type"),
         (json.dumps({**GOOD, "type": "a.*"}), "type"),
         (json.dumps({**GOOD, "time": "yesterday"}), "RFC 3339"),
         (json.dumps({**GOOD, "time": "2026-01-01T00:00:00"}), "no offset"),
+        (json.dumps({**GOOD, "time": "0001-01-01T00:00:00+10:00"}), "RFC 3339"),
         (json.dumps({**GOOD, "time": 7}), "time is no text"),
+        (json.dumps({**GOOD, "subject": "a\r\nce-id: 2"}), "subject has control"),
         (json.dumps({**GOOD, "partitionkey": "k" * 2000}), "partitionkey"),
         (json.dumps({**GOOD, "partitionkey": 7}), "partitionkey"),
         (json.dumps({**GOOD, "data_base64": "AA=="}), "binary"),
@@ -132,6 +135,49 @@ GOOD = {"specversion": "1.0", "id": "1", "source": "s", "type": "a"}
 def test_what_is_no_cloudevent_is_refused_with_its_reason(said: Any, why: str) -> None:
     with pytest.raises(InvalidCloudEvent, match=why):
         from_cloudevent(said)
+
+
+def nested(levels: int) -> Any:
+    found: Any = 1
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("event", "why"),
+    [
+        (Event("a", id=""), "its id is not text of 1 to 1024"),
+        (Event("a", id="1\n2"), "its id has control characters"),
+        (Event("a", key="k" * 1025), "its partitionkey is not text"),
+        (Event("a", key=7), "its partitionkey is not text"),  # type: ignore[arg-type]  # on purpose
+        (Event("a", key="\ud800"), "its partitionkey has control characters"),
+        (Event("a", subject=""), "its subject is not text"),
+        (Event("a b"), "is not a topic"),
+        (Event("a", time=1e30), "a: "),
+        (Event("a", {"x": float("nan")}), "is not JSON"),
+        (Event("a", [float("-inf")]), "is not JSON"),
+        (Event("a", nested(230)), "is not JSON"),
+        (Event("a", {"x": "\ud800"}), "is not JSON"),
+    ],
+)
+def test_what_nobody_could_read_again_is_refused_by_whoever_sends_it(
+    event: Event, why: str
+) -> None:
+    for send in (encode, to_cloudevent, to_http):
+        with pytest.raises(EventError, match=why):
+            send(event)
+
+
+def test_text_that_only_looks_like_a_number_is_sent() -> None:
+    event = Event("a", {"NaN": "Infinity", "x": [[]] * 200, "deep": nested(150)})
+    assert decode(encode(event)).data == event.data
+
+
+def test_a_time_is_kept_as_it_was_given() -> None:
+    assert Event("a", time=0.0).timestamp == datetime(1970, 1, 1, tzinfo=UTC)
+    with pytest.raises(ValueError, match="no offset"):
+        Event("a", time=datetime(2026, 1, 1))  # noqa: DTZ001  # on purpose
 
 
 def test_http_content_of_another_type_is_refused() -> None:

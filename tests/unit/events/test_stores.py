@@ -21,6 +21,7 @@ from nexgate.events import (
     DurableOptions,
     Event,
     EventBus,
+    EventError,
     EventStore,
     JetStream,
     MemoryEvents,
@@ -423,6 +424,226 @@ async def test_a_lease_that_is_lost_stops_the_work_of_that_key(
         assert began == [0]
 
 
+async def _claims(store: EventStore, group: str = "g", lease: float = 5.0) -> list[Any]:
+    """What there is to claim, as soon as there is something."""
+    async with asyncio.timeout(20):
+        while not (claims := await store.claim(group, 10, lease)):
+            await store.wait(group, 0.1)
+    return claims
+
+
+@pytest.mark.parametrize("what", ["handler", "where"])
+async def test_what_raises_besides_the_handlers_own_error_ends_in_a_dead_letter_too(
+    make: Make, what: str
+) -> None:
+    calls = 0
+
+    async def cancelled(event: Event) -> None:
+        nonlocal calls
+        calls += 1
+        forgotten = asyncio.ensure_future(asyncio.sleep(30))
+        forgotten.cancel()
+        await forgotten
+
+    def where(event: Event) -> bool:
+        nonlocal calls
+        calls += 1
+        raise LookupError("no customer")
+
+    heard: list[int] = []
+    async with running(make()) as bus:
+        options: dict[str, Any] = {"where": where} if what == "where" else {}
+        bus.subscribe("bad", cancelled, group="g", durable=QUICK, **options)
+        bus.subscribe("good", lambda event: heard.append(event.data), group="g", durable=QUICK)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        await bus.publish(Event("bad", key="k"))
+        await bus.publish(Event("good", 1, key="k"))
+        await wait_until(lambda: heard == [1], 20)
+        assert bus.store is not None
+        (letter,) = await bus.store.dead("g")
+    assert calls == QUICK.attempts == letter.failures
+    assert ("no customer" if what == "where" else "HandlerCancelled") in letter.error
+
+
+async def test_what_could_not_be_read_again_is_refused_by_publish(make: Make) -> None:
+    heard: list[Any] = []
+    async with running(make()) as bus:
+        bus.subscribe("*", lambda event: heard.append(event.data), group="g", durable=QUICK)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        for bad in (
+            Event("a", key="k" * 2000),
+            Event("a", id=""),
+            Event("a", id="1\r\nX: 2"),
+            Event("a", subject="x" * 2000),
+            Event("a", float("nan")),
+            Event("a", object()),
+        ):
+            with pytest.raises(EventError):
+                await bus.publish(bad)
+        await bus.publish(Event("a", "last"))
+        await wait_until(lambda: heard == ["last"], 20)
+
+
+@pytest.mark.parametrize("body", [b"{}", b"not json", b"\xff\x00", b""])
+async def test_what_others_wrote_and_nobody_can_read_is_a_dead_letter(
+    make: Make, body: bytes
+) -> None:
+    store = make()
+    if isinstance(store, MemoryEvents):
+        pytest.skip("nobody else writes to it")
+    heard: list[int] = []
+    async with running(store) as bus:
+        bus.subscribe("**", lambda event: heard.append(event.data), group="g", durable=QUICK)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        if isinstance(store, SqliteOutbox):
+            await store.database.write(
+                lambda c: (
+                    c.execute(
+                        "INSERT INTO nexgate_events (topic, key, body) VALUES ('a', 'k', ?)",
+                        (body,),
+                    )
+                    and None
+                )
+            )
+        elif isinstance(store, RedisStreams):
+            for number in range(4):
+                await store.link.ask(
+                    lambda client, n=number: client.xadd(store._stream(n), {"e": body})  # type: ignore[misc]
+                )
+        else:
+            assert isinstance(store, JetStream)
+            for number in range(4):
+                await store._js.publish(f"{store._stream}.{number}.a", body)
+        for number in range(8):
+            await bus.publish(Event("a", number, key=str(number)))
+        await wait_until(lambda: sorted(heard) == list(range(8)), 20)
+        letters = await store.dead("g")
+        assert {(each.event, each.body) for each in letters} == {(None, body)}
+        ids = [each.id for each in letters]
+        assert len(set(ids)) == len(ids)
+        assert await store.revive("g", ids) == 0
+        assert len(await store.dead("g")) == len(ids)
+        assert await store.drop("g", ids) == len(ids)
+        assert await store.dead("g") == []
+
+
+async def test_what_is_revived_is_the_groups_own(make: Make) -> None:
+    heard: dict[str, list[Any]] = defaultdict(list)
+    is_broken = True
+
+    def fragile(event: Event) -> None:
+        if is_broken:
+            raise LookupError
+        heard["g"].append((event.id, event.key, event.data))
+
+    async with running(make()) as bus:
+        assert bus.store is not None
+        bus.subscribe("**", fragile, group="g", durable=QUICK)
+        bus.subscribe("**", lambda e: heard["h"].append(e.data), group="h", durable=QUICK)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        event = Event("a", 1, key="k")
+        await bus.publish(event)
+        async with asyncio.timeout(20):
+            while not (letters := await bus.store.dead("g")):  # in the store
+                await asyncio.sleep(0.02)
+        await wait_until(lambda: heard["h"] == [1], 20)
+        is_broken = False
+        assert await bus.store.revive("g", [letters[0].id, "nobody's"]) == 1
+        await wait_until(lambda: bool(heard["g"]), 20)
+        await bus.publish(Event("a", 2, key="k"))
+        await wait_until(lambda: len(heard["g"]) == 2 and len(heard["h"]) == 2, 20)
+        assert await bus.store.dead("g") == []
+    assert heard["g"][0] == (event.id, "k", 1)
+    assert heard["h"] == [1, 2]
+
+
+async def test_only_failures_count_as_failures(make: Make) -> None:
+    store = make()
+    await store.open()
+    try:
+        await store.join("g", ["a"], DurableOptions(start="beginning", lease=5.0))
+        await store.append([Event("a", 1)])
+        for _ in range(4):  # restarts
+            claims = await _claims(store)
+            assert claims[0].failures == 0
+            await store.give_back("g", claims)
+        for failed in range(3):
+            (claim,) = await _claims(store)
+            assert claim.failures == failed
+            claim.failures += 1
+            await store.retry("g", claim, 0.01)
+            (claim,) = await _claims(store)
+            assert claim.failures == failed + 1
+            await store.give_back("g", [claim])
+        (claim,) = await _claims(store)
+        assert claim.failures == 3
+        await store.done("g", claim)
+        assert await store.claim("g", 10, 5.0) == []
+    finally:
+        await store.aclose()
+
+
+async def test_a_middleware_that_fails_before_anything_is_stored_reaches_the_publisher(
+    make: Make,
+) -> None:
+    heard: list[Any] = []
+
+    def middleware(event: Event) -> Event:
+        if event.data == "bad":
+            raise LookupError("no tenant")
+        return event
+
+    bus = EventBus(store=make())  # whose failures are only logged
+    bus.add_middleware(middleware)
+    bus.subscribe("a", lambda event: heard.append(event.data), group="g", durable=QUICK)
+    async with bus:
+        await wait_until(lambda: _joined(bus))
+        with pytest.raises(ExceptionGroup, match="middleware for a"):
+            await bus.publish(Event("a", "bad"))
+        await bus.publish(Event("a", "good"))
+        await wait_until(lambda: heard == ["good"], 20)
+
+
+async def test_a_bus_that_was_closed_takes_nothing_until_it_is_started_again(make: Make) -> None:
+    heard: list[int] = []
+    bus = EventBus(store=make(), errors="collect")
+    bus.subscribe("a", lambda event: heard.append(event.data), group="g", durable=QUICK)
+    for number in range(3):
+        async with bus:
+            await wait_until(lambda: _joined(bus))
+            await bus.publish(Event("a", number))
+            await wait_until(lambda n=number: len(heard) == n + 1, 20)  # type: ignore[misc]
+        with pytest.raises(EventError, match="closed"):
+            await bus.publish(Event("a", 99))
+        await bus.aclose()
+    assert heard == [0, 1, 2]
+
+
+async def test_what_finishes_while_the_bus_closes_may_publish(make: Make) -> None:
+    heard: list[str] = []
+    began = asyncio.Event()
+
+    async def ordering(event: Event) -> None:
+        began.set()
+        await asyncio.sleep(0.1)
+        await bus.publish(Event("order.paid", key=event.key))
+        heard.append(event.name)
+
+    bus = EventBus(store=make(), errors="collect")
+    bus.subscribe("order.created", ordering, group="g", durable=QUICK)
+    async with bus:
+        await wait_until(lambda: _joined(bus))
+        await bus.publish(Event("order.created", key="k"))
+        async with asyncio.timeout(20):
+            await began.wait()
+    assert heard == ["order.created"]
+    assert not bus.dead_letters
+
+
 # --- what only some have --------------------------------------------------------------------------
 
 
@@ -543,6 +764,56 @@ async def test_an_event_that_kills_its_consumers_takes_no_other_with_it(tmp_path
     assert letter.event.data == 0
     assert "without an outcome" in letter.error
     await store.aclose()
+
+
+async def test_ids_are_remembered_after_their_events_are_deleted(tmp_path: Path) -> None:
+    heard: list[int] = []
+    store = SqliteOutbox(tmp_path / "e.db")
+    async with running(store) as bus:
+        bus.subscribe("a", lambda event: heard.append(event.data), group="g", durable=QUICK)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        await bus.publish(Event("a", -1, id="payment 7"))
+        for number in range(1200):
+            await bus.publish(Event("a", number))
+        await wait_until(lambda: len(heard) == 1201, 30)
+        own = sqlite3.connect(tmp_path / "e.db")
+        assert own.execute("SELECT min(seq) FROM nexgate_events").fetchone()[0] > 1
+        await bus.publish(Event("a", -2, id="payment 7"))
+        with own:
+            await bus.publish(Event("a", -3, id="payment 7"), within=own)
+            await bus.publish(Event("a", -4, id="payment 8"), within=own)
+        with pytest.raises(LookupError), own:
+            await bus.publish(Event("a", -5, id="payment 9"), within=own)
+            raise LookupError
+        await bus.publish(Event("a", -6, id="payment 9"))
+        await wait_until(lambda: len(heard) == 1203, 20)
+        own.execute("UPDATE nexgate_event_ids SET at = at - 100000")
+        own.commit()
+        own.close()
+        for number in range(600):
+            await bus.publish(Event("a", number))
+        await wait_until(lambda: len(heard) == 1803, 30)
+        await bus.publish(Event("a", -7, id="payment 7"))
+        await wait_until(lambda: len(heard) == 1804, 30)
+    assert [number for number in heard if number < 0] == [-1, -4, -6, -7]
+
+
+async def test_an_event_for_which_a_dead_letter_had_no_room_is_refused(nats: Nats) -> None:
+    store = JetStream(nats.url, stream="large", partitions=1)
+    async with running(store) as bus:
+        bus.subscribe("a", lambda event: 1 / 0, group="g", durable=QUICK)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        with pytest.raises(EventError, match="bytes, NATS takes"):
+            await bus.publish(Event("a", "x" * 1024 * 1024))
+        await bus.publish(Event("a", "x" * (1024 * 1024 - 20_000), id="i" * 1000))
+        async with asyncio.timeout(20):
+            while not (letters := await store.dead("g")):  # in the store
+                await asyncio.sleep(0.02)
+        assert letters[0].id == "i" * 1000
+        assert letters[0].event is not None
+        assert "division by zero" in letters[0].error
 
 
 async def test_redis_gone_and_back_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -380,3 +380,26 @@ async def test_waiting_for_a_change_ends_at_its_timeout_and_with_the_file(
     await asyncio.sleep(0)
     await database.aclose()
     assert not await asyncio.wait_for(waiting, 5)
+
+
+async def test_one_statement_is_a_transaction_of_its_own(
+    tmp_path: Path, synchronous: Synchronous
+) -> None:
+    path = tmp_path / "rows.db"
+    statement = "INSERT INTO rows (b) VALUES (?)"
+    async with (
+        Database(path, SCHEMA, synchronous=synchronous) as database,
+        Database(path, SCHEMA, synchronous=synchronous, busy_timeout=0.05) as other,
+    ):
+        seen = database.version()
+        await database.execute(statement, (1,))
+        assert await database.changed(seen, 5.0)
+        assert await other.read(count) == 1
+        blocker = sqlite3.connect(path, isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreBusy):
+            await other.execute(statement, (2,))
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        await other.execute(statement, (2,))
+        assert await database.read(count) == 2

@@ -14,15 +14,13 @@ import json
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from pydantic_core import from_json
-
 from nexgate.errors import NexgateError
 
-from .._cloudevents import encode, from_cloudevent
+from .._cloudevents import InvalidCloudEvent, decode, encode
 from .._errors import BacklogFull, EventError
 from .._event import Event
 from .._store import Claim, Dead, DurableOptions, partition_of
@@ -37,7 +35,12 @@ _POLL: Final = 1.0
 its lease ends, so closing waits for that long."""
 _MOST_DELIVERIES: Final = 20
 _TRIM_EVERY: Final = 512
+_COUNTED: Final = 7 * 24 * 3600.0
+"""Seconds after which the failures of what is not tried any more are forgotten."""
 _FOR: Final = "Nexgate-For"
+_LETTER: Final = "Nexgate-Letter"
+_RESERVED: Final = 16 * 1024
+"""Bytes of a message that are left for what a dead letter says besides the event."""
 
 
 class JetStreamError(EventError):
@@ -88,6 +91,7 @@ class JetStream:
         self._timeout = timeout
         self._connection: Any = None
         self._js: Any = None
+        self._counts: Any = None
         self._groups: dict[str, _Group] = {}
         self._settled = 0
 
@@ -130,6 +134,11 @@ class JetStream:
                     name=n, subjects=s, storage=api.StorageType.FILE, **c
                 )
             )
+        self._counts = await self._ask(
+            lambda: self._js.create_key_value(
+                bucket=f"{self._stream}_failures", ttl=_COUNTED, storage=api.StorageType.FILE
+            )
+        )
 
     @property
     def _place(self) -> str:
@@ -174,11 +183,13 @@ class JetStream:
         if self._js is None:
             raise JetStreamError(f"{self._place}: it is not open")
         for event in events:
-            await self._append(event, {"Nats-Msg-Id": event.id})
+            await self._append(event, encode(event), {"Nats-Msg-Id": event.id})
 
-    async def _append(self, event: Event, headers: dict[str, str]) -> None:
+    async def _append(self, event: Event, body: bytes, headers: dict[str, str]) -> None:
         subject = f"{self._stream}.{partition_of(event, self._partitions)}.{event.name}"
-        body = encode(event)
+        most = self._connection.max_payload - _RESERVED
+        if len(body) > most:
+            raise EventError(f"{event.name}: it has {len(body)} bytes, NATS takes {most}")
         try:
             await self._ask(lambda: self._js.publish(subject, body, headers=headers))
         except BacklogFull:
@@ -279,12 +290,17 @@ class JetStream:
             until, message = known.waiting.popleft()
             if time.monotonic() > until:
                 continue  # the server has given it to somebody, or is about to
-            event = from_cloudevent(from_json(message.data))
-            failures = message.metadata.num_delivered - 1
-            lane = message.subject.split(".", 2)[1]
-            claim = Claim(event, lane, failures, message)
-            if failures > _MOST_DELIVERIES:
-                await self.bury(group, claim, f"delivered {failures} times without an outcome")
+            delivered = message.metadata.num_delivered
+            failures = await self._failures_of(group, message) if delivered > 1 else 0
+            try:
+                event = decode(message.data)
+            except InvalidCloudEvent as error:
+                name = f"unreadable-{message.metadata.sequence.stream}"
+                await self._bury(group, message, name, failures, str(error))
+                continue
+            claim = Claim(event, message.subject.split(".", 2)[1], failures, message)
+            if delivered - failures > _MOST_DELIVERIES:
+                await self.bury(group, claim, f"delivered {delivered} times without an outcome")
                 continue
             claims.append(claim)
         return claims
@@ -296,12 +312,29 @@ class JetStream:
     # ---------------------------------------------------------------- settling
 
     async def done(self, group: str, claim: Claim) -> None:
-        await self._ask(lambda: claim.token.ack_sync(timeout=self._timeout))
+        await self._end(group, claim.token, claim.failures)
+
+    async def _end(self, group: str, message: Any, failures: int) -> None:
+        await self._ask(lambda: message.ack_sync(timeout=self._timeout))
+        if failures:
+            await self._ask(lambda: self._counts.delete(_count_of(group, message)))
         self._settled += 1
         if self._settled % _TRIM_EVERY == 0:
             await self._trim()
 
+    async def _failures_of(self, group: str, message: Any) -> int:
+        """NATS counts deliveries, also of what was given back; failures are counted here."""
+        try:
+            found = await self._counts.get(_count_of(group, message))
+        except self._nats.js.errors.KeyNotFoundError:
+            return 0
+        except Exception as error:
+            raise JetStreamError(f"{self._place}: {error}") from None
+        return int(found.value)
+
     async def retry(self, group: str, claim: Claim, delay: float) -> None:
+        count = str(claim.failures).encode()
+        await self._ask(lambda: self._counts.put(_count_of(group, claim.token), count))
         await self._ask(lambda: claim.token.nak(delay=max(delay, 0.001)))
 
     async def give_back(self, group: str, claims: Sequence[Claim]) -> None:
@@ -309,17 +342,14 @@ class JetStream:
             await self._ask(claim.token.nak)
 
     async def bury(self, group: str, claim: Claim, error: str) -> None:
-        letter = json.dumps(
-            {
-                "id": claim.event.id,
-                "event": encode(claim.event).decode(),
-                "failures": claim.failures,
-                "error": error,
-                "died": time.time(),
-            }
-        ).encode()
-        await self._ask(lambda: self._js.publish(f"{self._stream}_dead.{group}", letter))
-        await self.done(group, claim)
+        await self._bury(group, claim.token, claim.event.id, claim.failures, error)
+
+    async def _bury(self, group: str, message: Any, id: str, failures: int, error: str) -> None:
+        said = {"id": id, "failures": failures, "error": error[:1000], "died": time.time()}
+        headers = {_LETTER: json.dumps(said)}  # which is ASCII in one line
+        dead = f"{self._stream}_dead.{group}"
+        await self._ask(lambda: self._js.publish(dead, message.data, headers=headers))
+        await self._end(group, message, failures)
 
     async def wait(self, group: str, timeout: float) -> None:
         known = self._groups[group]
@@ -332,52 +362,54 @@ class JetStream:
 
     # ---------------------------------------------------------------- dead letters
 
-    async def _letters(self, group: str) -> list[tuple[int, dict[str, Any]]]:
+    async def _letters(self, group: str) -> AsyncGenerator[tuple[int, Dead], None]:
         """Every dead letter with its number, the oldest first."""
-        stream = f"{self._stream}_dead"
-        info = await self._ask(lambda: self._js.stream_info(stream))
-        found: list[tuple[int, dict[str, Any]]] = []
-        for number in range(max(info.state.first_seq, 1), info.state.last_seq + 1):
+        stream, number = f"{self._stream}_dead", 0
+        while True:
             try:
-                message = await self._js.get_msg(stream, number)
+                message = await self._js.get_msg(
+                    stream, number + 1, subject=f"{stream}.{group}", next=True
+                )
             except self._nats.js.errors.NotFoundError:
-                continue
-            if message.subject == f"{stream}.{group}":
-                found.append((number, json.loads(message.data)))
-        return found
+                return
+            except Exception as error:
+                raise JetStreamError(f"{self._place}: {error}") from None
+            number = message.seq
+            said = json.loads((message.headers or {})[_LETTER])
+            yield number, Dead.of(group, body=message.data or b"", **said)
 
     async def dead(self, group: str, limit: int = 100) -> list[Dead]:
-        return [
-            Dead(
-                group,
-                said["id"],
-                from_cloudevent(from_json(said["event"])),
-                said["failures"],
-                said["error"],
-                said["died"],
-            )
-            for _, said in (await self._letters(group))[:limit]
-        ]
-
-    async def _take_letters(
-        self, group: str, ids: Sequence[str], use: Callable[[Event], Awaitable[None]] | None
-    ) -> int:
-        wanted, count = set(ids), 0
-        for number, said in await self._letters(group):
-            if said["id"] in wanted:
-                if use is not None:
-                    await use(from_cloudevent(from_json(said["event"])))
-                await self._ask(lambda n=number: self._js.delete_msg(f"{self._stream}_dead", n))  # type: ignore[misc]  # a default binds it
-                count += 1
-        return count
+        letters: list[Dead] = []
+        async with contextlib.aclosing(self._letters(group)) as found:
+            async for _, letter in found:
+                letters.append(letter)
+                if len(letters) >= limit:
+                    break
+        return letters
 
     async def revive(self, group: str, ids: Sequence[str]) -> int:
-        return await self._take_letters(
-            group, ids, lambda event: self._append(event, {_FOR: group})
-        )
+        return await self._take_letters(group, ids, is_revived=True)
 
     async def drop(self, group: str, ids: Sequence[str]) -> int:
-        return await self._take_letters(group, ids, None)
+        return await self._take_letters(group, ids, is_revived=False)
+
+    async def _take_letters(self, group: str, ids: Sequence[str], *, is_revived: bool) -> int:
+        wanted, count = set(ids), 0
+        async for number, letter in self._letters(group):
+            if letter.id not in wanted:
+                continue
+            if is_revived:
+                if letter.event is None:
+                    continue
+                await self._append(letter.event, letter.body, {_FOR: group})
+            await self._ask(lambda n=number: self._js.delete_msg(f"{self._stream}_dead", n))  # type: ignore[misc]  # a default binds it
+            count += 1
+        return count
+
+
+def _count_of(group: str, message: Any) -> str:
+    """Where the failures of a group with a message are counted."""
+    return f"{group}.{message.metadata.sequence.stream}"
 
 
 async def _quiet(error: Exception) -> None:

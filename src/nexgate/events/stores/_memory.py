@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._cloudevents import decode, encode
 from .._errors import BacklogFull
 from .._event import Event
 from .._store import Claim, Dead, DurableOptions
@@ -19,6 +20,7 @@ __all__ = ["MemoryEvents"]
 @dataclass(slots=True)
 class _Row:
     event: Event
+    body: bytes
     failures: int = 0
     due: float = 0.0
     until: float = 0.0
@@ -38,7 +40,8 @@ class _Group:
 
 
 class MemoryEvents:
-    """Semantics of the others, without their durability. ``max_pending``: events of one group that
+    """Semantics of the others, without their durability: an event comes back as it would there, and
+    what they cannot store is refused. ``max_pending``: events of one group that
     may wait.
     """
 
@@ -48,7 +51,7 @@ class MemoryEvents:
         self._max_pending = max_pending
         self._clock = clock
         self._groups: dict[str, _Group] = {}
-        self._all: dict[str, Event] = {}
+        self._all: dict[str, tuple[Event, bytes]] = {}
 
     async def open(self) -> None:
         """Nothing to open."""
@@ -61,13 +64,14 @@ class MemoryEvents:
             raise TypeError("memory has no transactions")
         if any(len(group.rows) >= self._max_pending for group in self._groups.values()):
             raise BacklogFull(f"{self._max_pending} events wait already")
-        for event in events:
+        bodies = [encode(event) for event in events]
+        for event, body in zip(events, bodies, strict=True):
             if event.id in self._all:
                 continue
-            self._all[event.id] = event
+            self._all[event.id] = event, body
             for group in self._groups.values():
                 if any(matches(event.name) for matches in group.matches):
-                    group.rows[event.id] = _Row(event)
+                    group.rows[event.id] = _Row(event, body)
                     group.changed.set()
 
     async def join(self, group: str, patterns: Sequence[str], options: DurableOptions) -> None:
@@ -78,9 +82,9 @@ class MemoryEvents:
             return
         made = self._groups[group] = _Group(matches)
         if options.start == "beginning":
-            for event in self._all.values():
+            for event, body in self._all.values():
                 if any(each(event.name) for each in matches):
-                    made.rows[event.id] = _Row(event)
+                    made.rows[event.id] = _Row(event, body)
 
     async def leave(self, group: str) -> None:
         self._groups.pop(group, None)
@@ -100,7 +104,7 @@ class MemoryEvents:
                 continue
             row.until, row.token = now + lease, object()
             lane = f"k{key}" if key is not None else f"e{row.event.id}"
-            found.append(Claim(row.event, lane, row.failures, row.token))
+            found.append(Claim(decode(row.body), lane, row.failures, row.token))
             if len(found) >= limit:
                 break
         return found
@@ -137,10 +141,11 @@ class MemoryEvents:
         self._groups[group].changed.set()
 
     async def bury(self, group: str, claim: Claim, error: str) -> None:
-        if self._row(group, claim) is not None:
+        row = self._row(group, claim)
+        if row is not None:
             del self._groups[group].rows[claim.event.id]
-            self._groups[group].dead[claim.event.id] = Dead(
-                group, claim.event.id, claim.event, claim.failures, error, time.time()
+            self._groups[group].dead[claim.event.id] = Dead.of(
+                group, claim.event.id, row.body, claim.failures, error, time.time()
             )
         self._groups[group].changed.set()
 
@@ -160,16 +165,24 @@ class MemoryEvents:
             pass
 
     async def dead(self, group: str, limit: int = 100) -> list[Dead]:
-        return list(self._groups[group].dead.values())[:limit]
+        known = self._groups.get(group)
+        return list(known.dead.values())[:limit] if known is not None else []
 
     async def revive(self, group: str, ids: Sequence[str]) -> int:
-        known = self._groups[group]
-        found = [known.dead.pop(each) for each in ids if each in known.dead]
-        for dead in found:
-            known.rows[dead.id] = _Row(dead.event)
-        self._groups[group].changed.set()
-        return len(found)
+        known = self._groups.get(group)
+        if known is None:
+            return 0
+        count = 0
+        for each in ids:
+            dead = known.dead.pop(each, None)
+            if dead is not None and dead.event is not None:
+                known.rows[each] = _Row(dead.event, dead.body)
+                known.changed.set()
+                count += 1
+        return count
 
     async def drop(self, group: str, ids: Sequence[str]) -> int:
-        known = self._groups[group]
+        known = self._groups.get(group)
+        if known is None:
+            return 0
         return sum(known.dead.pop(each, None) is not None for each in ids)

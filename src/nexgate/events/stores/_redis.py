@@ -12,15 +12,14 @@ import asyncio
 import math
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pydantic_core import from_json
-
 from nexgate.redis_link import RedisError, RedisLink
 
-from .._cloudevents import encode, from_cloudevent
+from .._cloudevents import InvalidCloudEvent, decode, encode
 from .._errors import BacklogFull
 from .._event import Event, new_id
 from .._store import Claim, Dead, DurableOptions, partition_of
@@ -51,11 +50,14 @@ _SUSPECT: Final = 3
 _MOST_TAKEOVERS: Final = 20
 _TRIM_EVERY: Final = 256
 _DEDUPE_SECONDS: Final = 24 * 3600
+_PAGE: Final = 256
+"""Dead letters that are read at once."""
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
     event: Event
+    body: bytes
     failures: int = 0
     takeovers: int = 0
     due: float = 0.0
@@ -140,10 +142,10 @@ class RedisStreams:
         if within is not None:
             raise TypeError("Redis is not in your database's transaction: use SqliteOutbox")
         for event in events:
-            await self._append(event, event.chosen_id or "")
+            await self._append(event, encode(event), event.chosen_id or "")
 
-    async def _append(self, event: Event, chosen: str, only: str = "") -> None:
-        fields: list[Any] = ["e", encode(event)]
+    async def _append(self, event: Event, body: bytes, chosen: str, only: str = "") -> None:
+        fields: list[Any] = ["e", body]
         if only:
             fields += ["g", only]
         number = partition_of(event, self._partitions)
@@ -280,18 +282,26 @@ class RedisStreams:
         is_takeover: bool = False,
     ) -> None:
         partition.last = max(partition.last, name, key=_order)
-        only = fields.get(b"g") if fields else None
-        event = from_cloudevent(from_json(fields[b"e"])) if fields else None
-        is_ours = event is not None and (
-            only.decode() == group.name
+        if not fields:  # its content is gone
+            await self._acknowledge(group, partition, name)
+            return
+        only, body = fields.get(b"g"), fields.get(b"e", b"")
+        try:
+            event = decode(body)
+        except InvalidCloudEvent as error:
+            id_ = f"unreadable-{partition.number}-{name.decode()}"
+            letter = _letter(id_, body, 0, str(error))
+            await self._bury(group, partition, name, letter)
+            return
+        is_ours = (
+            only == group.name.encode()
             if only is not None
             else any(matches(event.name) for matches in group.matches)
         )
         if not is_ours:
             await self._acknowledge(group, partition, name)
             return
-        assert event is not None
-        entry = _Entry(event)
+        entry = _Entry(event, body)
         if is_takeover:
             counts = f"{self._prefix}:counts:{group.name}"
 
@@ -438,18 +448,17 @@ class RedisStreams:
 
     async def bury(self, group: str, claim: Claim, error: str) -> None:
         partition, name = claim.token
-        fields = {
-            "i": claim.event.id,
-            "e": encode(claim.event),
-            "f": claim.failures,
-            "x": error,
-            "t": time.time(),
-        }
+        entry = partition.entries.get(name)
+        if entry is not None:
+            letter = _letter(claim.event.id, entry.body, claim.failures, error)
+            await self._bury(self._groups[group], partition, name, letter)
+
+    async def _bury(
+        self, group: _Group, partition: _Partition, name: bytes, letter: dict[str, Any]
+    ) -> None:
+        stream = f"{self._prefix}:dead:{group.name}"
         await self._acknowledge(
-            self._groups[group],
-            partition,
-            name,
-            lambda pipeline: pipeline.xadd(f"{self._prefix}:dead:{group}", fields),
+            group, partition, name, lambda pipeline: pipeline.xadd(stream, letter)
         )
 
     async def wait(self, group: str, timeout: float) -> None:
@@ -489,45 +498,62 @@ class RedisStreams:
 
     # ---------------------------------------------------------------- dead letters
 
-    async def _letters(self, group: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        found: list[tuple[bytes, dict[bytes, bytes]]] = await self.link.ask(
-            lambda client: client.xrange(f"{self._prefix}:dead:{group}", count=10_000)
-        )
-        return found
+    async def _letters(self, group: str) -> AsyncGenerator[tuple[bytes, Dead], None]:
+        """Every dead letter with its name in the stream, the oldest first."""
+        stream, begin = f"{self._prefix}:dead:{group}", b"-"
+        while True:
+            found: list[tuple[bytes, dict[bytes, bytes]]] = await self.link.ask(
+                lambda client, b=begin: client.xrange(stream, min=b, count=_PAGE)  # type: ignore[misc]  # a default binds it
+            )
+            for name, fields in found:
+                yield (
+                    name,
+                    Dead.of(
+                        group,
+                        fields[b"i"].decode(),
+                        fields[b"e"],
+                        int(fields[b"f"]),
+                        fields[b"x"].decode(),
+                        float(fields[b"t"]),
+                    ),
+                )
+            if len(found) < _PAGE:
+                return
+            begin = b"(" + found[-1][0]
 
     async def dead(self, group: str, limit: int = 100) -> list[Dead]:
-        return [
-            Dead(
-                group,
-                fields[b"i"].decode(),
-                from_cloudevent(from_json(fields[b"e"])),
-                int(fields[b"f"]),
-                fields[b"x"].decode(),
-                float(fields[b"t"]),
-            )
-            for _, fields in (await self._letters(group))[:limit]
-        ]
+        letters: list[Dead] = []
+        async with aclosing(self._letters(group)) as found:
+            async for _, letter in found:
+                letters.append(letter)
+                if len(letters) >= limit:
+                    break
+        return letters
 
-    async def _take_letters(
-        self, group: str, ids: Sequence[str], use: Callable[[Event], Awaitable[None]] | None
-    ) -> int:
+    async def revive(self, group: str, ids: Sequence[str]) -> int:
+        return await self._take_letters(group, ids, is_revived=True)
+
+    async def drop(self, group: str, ids: Sequence[str]) -> int:
+        return await self._take_letters(group, ids, is_revived=False)
+
+    async def _take_letters(self, group: str, ids: Sequence[str], *, is_revived: bool) -> int:
         wanted, count = set(ids), 0
-        for name, fields in await self._letters(group):
-            if fields[b"i"].decode() not in wanted:
+        async for name, letter in self._letters(group):
+            if letter.id not in wanted:
                 continue
-            if use is not None:
-                await use(from_cloudevent(from_json(fields[b"e"])))
+            if is_revived:
+                if letter.event is None:
+                    continue
+                await self._append(letter.event, letter.body, "", group)
             await self.link.ask(
                 lambda client, n=name: client.xdel(f"{self._prefix}:dead:{group}", n)  # type: ignore[misc]  # a default binds it
             )
             count += 1
         return count
 
-    async def revive(self, group: str, ids: Sequence[str]) -> int:
-        return await self._take_letters(group, ids, lambda event: self._append(event, "", group))
 
-    async def drop(self, group: str, ids: Sequence[str]) -> int:
-        return await self._take_letters(group, ids, None)
+def _letter(id: str, body: bytes, failures: int, error: str) -> dict[str, Any]:
+    return {"i": id, "e": body, "f": failures, "x": error, "t": time.time()}
 
 
 def _order(name: bytes | str) -> tuple[int, int]:

@@ -16,12 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic_core import from_json
-
 from nexgate.sqlite import Database, NothingToDo, Schema, Synchronous, boot_id
 from nexgate.state import machine_clock
 
-from .._cloudevents import encode, from_cloudevent
+from .._cloudevents import InvalidCloudEvent, decode, encode
 from .._errors import BacklogFull
 from .._event import Event, new_id
 from .._store import Claim, Dead, DurableOptions
@@ -31,15 +29,15 @@ __all__ = ["SqliteOutbox"]
 
 _EVENTS: Final = """
     CREATE TABLE nexgate_events (
-        seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, key TEXT, chosen_id TEXT, body BLOB NOT NULL
+        seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, key TEXT, body BLOB NOT NULL
     )
 """
-# An index more would double what an append costs: only ids that publishers chose need to be
-# unique, ours are anyway. No ``seq`` is used twice, because the last row is never deleted.
-_EVENTS_ID: Final = """
-    CREATE UNIQUE INDEX nexgate_events_id ON nexgate_events (chosen_id)
-    WHERE chosen_id IS NOT NULL
+# No ``seq`` is used twice, because the last row is never deleted. An index more would double what
+# an append costs: only ids that publishers chose need to be unique, ours are anyway.
+_IDS: Final = """
+    CREATE TABLE nexgate_event_ids (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID
 """
+_IDS_AT: Final = "CREATE INDEX nexgate_event_ids_at ON nexgate_event_ids (at)"
 _GROUPS: Final = """
     CREATE TABLE nexgate_groups (name TEXT PRIMARY KEY, cursor INTEGER NOT NULL) WITHOUT ROWID
 """
@@ -63,12 +61,15 @@ _DEAD: Final = """
 _BOOT: Final = "CREATE TABLE nexgate_boot (id TEXT)"
 _SCHEMA: Final = Schema(
     "events",
-    ((_EVENTS, _EVENTS_ID, _GROUPS, _DELIVERIES, _DELIVERIES_KEY, _DEAD, _BOOT),),
+    ((_EVENTS, _IDS, _IDS_AT, _GROUPS, _DELIVERIES, _DELIVERIES_KEY, _DEAD, _BOOT),),
 )
 
-_INSERT: Final = (
-    "INSERT OR IGNORE INTO nexgate_events (chosen_id, topic, key, body) VALUES (?, ?, ?, ?)"
-)
+_INSERT: Final = "INSERT INTO nexgate_events (topic, key, body) VALUES (?, ?, ?)"
+_INSERT_ID: Final = "INSERT OR IGNORE INTO nexgate_event_ids VALUES (?, ?)"
+_NOBODYS: Final = ""
+"""Topic of an event that one group has anyway: no pattern is asked about it."""
+_REMEMBERED: Final = 24 * 3600
+"""Seconds for which chosen ids are."""
 _FAN_OUT: Final = 1000
 """Events that one claim looks at: a transaction stays a few milliseconds."""
 _SUSPECT: Final = 3
@@ -127,19 +128,16 @@ class SqliteOutbox:
     async def append(self, events: Sequence[Event], *, within: Any = None) -> None:
         rows = [(each.chosen_id, each.name, each.key, encode(each)) for each in events]
         if within is not None:
-            within.executemany(_INSERT, rows)
+            _append(within, rows)
             return
         self._appended += len(rows)
         if self._max_pending is not None and self._appended >= _CHECK_EVERY:
             self._appended = 0
             await self._check_backlog(self._max_pending)
-        if len(rows) == 1:
-            row = rows[0]
-            await self.database.write(lambda connection: connection.execute(_INSERT, row) and None)
+        if len(rows) == 1 and rows[0][0] is None:
+            await self.database.execute(_INSERT, rows[0][1:])
         else:
-            await self.database.write(
-                lambda connection: connection.executemany(_INSERT, rows) and None
-            )
+            await self.database.write(lambda connection: _append(connection, rows))
 
     async def _check_backlog(self, most: int) -> None:
         def waiting(connection: sqlite3.Connection) -> int:
@@ -219,7 +217,11 @@ class SqliteOutbox:
         except NothingToDo:
             return []
         for seq, failures, count, body in rows:
-            event = from_cloudevent(from_json(body))
+            try:
+                event = decode(body)
+            except InvalidCloudEvent as error:
+                await self._bury(group, (seq, token), f"unreadable-{seq}", failures, str(error))
+                continue
             lane = f"k{event.key}" if event.key is not None else f"s{seq}"
             claim = Claim(event, lane, failures, (seq, token))
             if count > _MOST_CLAIMS:
@@ -285,16 +287,21 @@ class SqliteOutbox:
         )
 
     async def bury(self, group: str, claim: Claim, error: str) -> None:
+        await self._bury(group, claim.token, claim.event.id, claim.failures, error)
+
+    async def _bury(
+        self, group: str, token: tuple[int, str], id: str, failures: int, error: str
+    ) -> None:
         def work(connection: sqlite3.Connection) -> None:
             gone = connection.execute(
                 "DELETE FROM nexgate_deliveries WHERE grp = ? AND seq = ? AND token = ?",
-                (group, *claim.token),
+                (group, *token),
             )
             if gone.rowcount:
-                event = claim.event
                 connection.execute(
-                    "INSERT OR REPLACE INTO nexgate_dead_events VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (group, event.id, event.key, encode(event), claim.failures, error, time.time()),
+                    "INSERT OR REPLACE INTO nexgate_dead_events"
+                    " SELECT ?, ?, key, body, ?, ?, ? FROM nexgate_events WHERE seq = ?",
+                    (group, id, failures, error, time.time(), token[0]),
                 )
 
         await self.database.write(work)
@@ -327,10 +334,7 @@ class SqliteOutbox:
                 (group, limit),
             ).fetchall()
         )
-        return [
-            Dead(group, each, from_cloudevent(from_json(body)), failures, error, died)
-            for each, body, failures, error, died in rows
-        ]
+        return [Dead.of(group, *row) for row in rows]
 
     async def revive(self, group: str, ids: Sequence[str]) -> int:
         def work(connection: sqlite3.Connection) -> int:
@@ -340,16 +344,12 @@ class SqliteOutbox:
                     "SELECT key, body FROM nexgate_dead_events WHERE grp = ? AND id = ?",
                     (group, each),
                 ).fetchone()
-                if row is None:
+                if row is None or not _is_readable(row[1]):
                     continue
-                key, body = row
+                made = connection.execute(_INSERT, (_NOBODYS, *row))
                 connection.execute(
-                    _INSERT, (each, from_cloudevent(from_json(body)).name, key, body)
-                )
-                connection.execute(
-                    "INSERT OR IGNORE INTO nexgate_deliveries (grp, seq, key)"
-                    " SELECT ?, seq, key FROM nexgate_events WHERE chosen_id = ?",
-                    (group, each),
+                    "INSERT INTO nexgate_deliveries (grp, seq, key) VALUES (?, ?, ?)",
+                    (group, made.lastrowid, row[0]),
                 )
                 connection.execute(
                     "DELETE FROM nexgate_dead_events WHERE grp = ? AND id = ?", (group, each)
@@ -369,6 +369,25 @@ class SqliteOutbox:
             )
 
         return await self.database.write(work)
+
+
+def _append(
+    connection: sqlite3.Connection, rows: Sequence[tuple[str | None, str, str | None, bytes]]
+) -> None:
+    for chosen, *row in rows:
+        if chosen is not None:
+            known = connection.execute(_INSERT_ID, (chosen, time.time()))
+            if not known.rowcount:
+                continue
+        connection.execute(_INSERT, row)
+
+
+def _is_readable(body: bytes) -> bool:
+    try:
+        decode(body)
+    except InvalidCloudEvent:
+        return False
+    return True
 
 
 def _is_work(connection: sqlite3.Connection, group: str, now: float) -> bool:
@@ -398,7 +417,11 @@ def _fan_out(
         return False
     connection.executemany(
         "INSERT OR IGNORE INTO nexgate_deliveries (grp, seq, key) VALUES (?, ?, ?)",
-        [(group, seq, key) for seq, topic, key in found if any(m(topic) for m in matches)],
+        [
+            (group, seq, key)
+            for seq, topic, key in found
+            if topic != _NOBODYS and any(matches_topic(topic) for matches_topic in matches)
+        ],
     )
     connection.execute("UPDATE nexgate_groups SET cursor = ? WHERE name = ?", (found[-1][0], group))
     return True
@@ -422,9 +445,10 @@ def _pick(connection: sqlite3.Connection, group: str, now: float, limit: int) ->
 
 
 def _clean(connection: sqlite3.Connection) -> None:
-    """Delete what every group has handled."""
+    """Delete what every group has handled, and the ids that need not be remembered any more."""
     connection.execute(
         "DELETE FROM nexgate_events WHERE seq <= (SELECT min(cursor) FROM nexgate_groups)"
         " AND seq < coalesce((SELECT min(seq) FROM nexgate_deliveries),"
         " (SELECT max(seq) FROM nexgate_events))"
     )
+    connection.execute("DELETE FROM nexgate_event_ids WHERE at < ?", (time.time() - _REMEMBERED,))
