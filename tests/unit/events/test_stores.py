@@ -408,7 +408,7 @@ async def test_a_lease_that_is_lost_stops_the_work_of_that_key(
         if isinstance(store, SqliteOutbox):
             await store.database.write(
                 lambda c: (
-                    c.execute("UPDATE nexgate_deliveries SET token = 'other', until = 9e18")
+                    c.execute("UPDATE nexgate_deliveries SET token = 'other', free_at = 9e18")
                     and None
                 )
             )
@@ -752,17 +752,63 @@ async def test_an_event_that_kills_its_consumers_takes_no_other_with_it(tmp_path
         claims = await store.claim("g", 10, 30.0)
         assert len(claims) == 5
         clock[0] += 31.0
-    for _ in range(17):
-        (alone,) = await store.claim("g", 10, 30.0)
-        assert alone.event.data == 0
-        others = await store.claim("g", 10, 30.0)
-        for each in others:
-            await store.done("g", each)
-        clock[0] += 31.0
-    assert await store.claim("g", 10, 30.0) == []
+    died, done = 3, []
+    while claims := await store.claim("g", 10, 30.0):
+        (alone,) = claims
+        if alone.event.data == 0:
+            died += 1
+            clock[0] += 31.0
+        else:
+            done.append(alone.event.data)
+            await store.done("g", alone)
+    assert (died, sorted(done)) == (20, [1, 2, 3, 4])
     (letter,) = await store.dead("g")
     assert letter.event.data == 0
     assert "without an outcome" in letter.error
+    await store.aclose()
+
+
+async def test_a_claim_costs_the_same_whatever_waits_behind_keys_that_are_not_free(
+    tmp_path: Path,
+) -> None:
+    clock = [1000.0]
+    store = SqliteOutbox(tmp_path / "e.db", clock=lambda: clock[0])
+    await store.open()
+    await store.join("g", ["*"], DurableOptions(start="beginning"))
+    await store.append([Event("a", number, key=str(number % 2)) for number in range(4000)])
+    await store.append([Event("a", number) for number in range(4000, 5000)])
+    steps = 0
+
+    def count_step() -> None:
+        nonlocal steps
+        steps += 1
+
+    held = []
+    while len(held) < 2:
+        (claim,) = await store.claim("g", 1, 30.0)
+        if claim.event.key is None:
+            await store.done("g", claim)
+        else:
+            held.append(claim)
+    for claim in held:
+        await store.retry("g", claim, 60.0)
+    handled = 0
+    while handled < 1000:  # a claim looks at a thousand new ones, so some find nothing
+        for claim in await store.claim("g", 100, 30.0):
+            assert claim.event.key is None
+            await store.done("g", claim)
+            handled += 1
+    store.database._usable().set_progress_handler(count_step, 100)
+    assert await store.claim("g", 100, 30.0) == []
+    await store.wait("g", 0.0)
+    store.database._usable().set_progress_handler(None, 0)
+    assert steps < 10  # hundreds of steps of SQLite's machine
+    clock[0] += 61.0
+    claims = await store.claim("g", 100, 30.0)
+    numbers: dict[str | None, list[int]] = defaultdict(list)
+    for claim in claims:
+        numbers[claim.event.key].append(claim.event.data)
+    assert numbers == {"0": list(range(0, 100, 2)), "1": list(range(1, 100, 2))}
     await store.aclose()
 
 

@@ -2,8 +2,11 @@
 
 An append is one INSERT. Groups fan out when they claim: in the transaction of the claim, what came
 since the group's cursor gets a row in ``nexgate_deliveries``, which is what is leased, retried and
-deleted. Leases and delays are kept in the machine's clock, which steps of the wall clock do not
-touch; after a reboot, which restarts it, all leases are void.
+deleted. The first row of each key is its *head*. Only heads are looked for, by the time at which
+they are free, so a claim costs the same however much waits behind them.
+
+Leases and delays are kept in the machine's clock, which steps of the wall clock do not touch; after
+a reboot, which restarts it, all leases are void.
 """
 
 from __future__ import annotations
@@ -43,14 +46,17 @@ _GROUPS: Final = """
 """
 _DELIVERIES: Final = """
     CREATE TABLE nexgate_deliveries (
-        grp TEXT, seq INTEGER, key TEXT, failures INTEGER NOT NULL DEFAULT 0,
-        claims INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0,
-        until REAL NOT NULL DEFAULT 0, token TEXT, PRIMARY KEY (grp, seq)
+        grp TEXT, seq INTEGER, key TEXT, is_head INTEGER NOT NULL, free_at REAL NOT NULL,
+        failures INTEGER NOT NULL DEFAULT 0, claims INTEGER NOT NULL DEFAULT 0, token TEXT,
+        PRIMARY KEY (grp, seq)
     ) WITHOUT ROWID
 """
 _DELIVERIES_KEY: Final = """
     CREATE INDEX nexgate_deliveries_key ON nexgate_deliveries (grp, key, seq)
     WHERE key IS NOT NULL
+"""
+_DELIVERIES_HEAD: Final = """
+    CREATE INDEX nexgate_deliveries_head ON nexgate_deliveries (grp, free_at, seq) WHERE is_head
 """
 _DEAD: Final = """
     CREATE TABLE nexgate_dead_events (
@@ -61,10 +67,31 @@ _DEAD: Final = """
 _BOOT: Final = "CREATE TABLE nexgate_boot (id TEXT)"
 _SCHEMA: Final = Schema(
     "events",
-    ((_EVENTS, _IDS, _IDS_AT, _GROUPS, _DELIVERIES, _DELIVERIES_KEY, _DEAD, _BOOT),),
+    (
+        (
+            _EVENTS,
+            _IDS,
+            _IDS_AT,
+            _GROUPS,
+            _DELIVERIES,
+            _DELIVERIES_KEY,
+            _DELIVERIES_HEAD,
+            _DEAD,
+            _BOOT,
+        ),
+    ),
 )
 
 _INSERT: Final = "INSERT INTO nexgate_events (topic, key, body) VALUES (?, ?, ?)"
+_DELIVER: Final = (
+    "INSERT OR IGNORE INTO nexgate_deliveries (grp, seq, key, free_at, is_head) VALUES"
+    " (?1, ?2, ?3, ?4, ?3 IS NULL OR NOT EXISTS"
+    " (SELECT 1 FROM nexgate_deliveries WHERE grp = ?1 AND key = ?3))"
+)
+_NEXT_HEAD: Final = (
+    "UPDATE nexgate_deliveries SET is_head = 1 WHERE grp = ?1 AND seq ="
+    " (SELECT min(seq) FROM nexgate_deliveries WHERE grp = ?1 AND key = ?2)"
+)
 _INSERT_ID: Final = "INSERT OR IGNORE INTO nexgate_event_ids VALUES (?, ?)"
 _NOBODYS: Final = ""
 """Topic of an event that one group has anyway: no pattern is asked about it."""
@@ -78,6 +105,8 @@ does not take others with it into the dead letters."""
 _MOST_CLAIMS: Final = 20
 _CHECK_EVERY: Final = 64
 _CLEAN_EVERY: Final = 512
+_CLEAN: Final = 4 * _CLEAN_EVERY
+"""Most events that are deleted at once."""
 
 
 class SqliteOutbox:
@@ -114,7 +143,7 @@ class SqliteOutbox:
         def begin(connection: sqlite3.Connection) -> None:
             row = connection.execute("SELECT id FROM nexgate_boot").fetchone()
             if row is None or row[0] != boot:
-                connection.execute("UPDATE nexgate_deliveries SET until = 0, due = 0, token = NULL")
+                connection.execute("UPDATE nexgate_deliveries SET free_at = 0, token = NULL")
                 connection.execute("DELETE FROM nexgate_boot")
                 connection.execute("INSERT INTO nexgate_boot VALUES (?)", (boot,))
 
@@ -190,14 +219,14 @@ class SqliteOutbox:
 
         def work(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             now = self._clock()
-            came = _fan_out(connection, group, matches)
+            came = _fan_out(connection, group, matches, now)
             picked = json.dumps(_pick(connection, group, now, limit))
             if picked == "[]":
                 if came:
                     return []
                 raise NothingToDo  # so that nothing is written, and nobody woken
             connection.execute(
-                "UPDATE nexgate_deliveries SET until = ?, token = ?, claims = claims + 1"
+                "UPDATE nexgate_deliveries SET free_at = ?, token = ?, claims = claims + 1"
                 " WHERE grp = ? AND seq IN (SELECT value FROM json_each(?))",
                 (now + lease, token, group, picked),
             )
@@ -235,7 +264,7 @@ class SqliteOutbox:
             until = self._clock() + lease
             return [
                 connection.execute(
-                    "UPDATE nexgate_deliveries SET until = ? WHERE grp = ? AND seq = ?"
+                    "UPDATE nexgate_deliveries SET free_at = ? WHERE grp = ? AND seq = ?"
                     " AND token = ?",
                     (until, group, *claim.token),
                 ).rowcount
@@ -250,10 +279,7 @@ class SqliteOutbox:
 
     async def done(self, group: str, claim: Claim) -> None:
         def work(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "DELETE FROM nexgate_deliveries WHERE grp = ? AND seq = ? AND token = ?",
-                (group, *claim.token),
-            )
+            _end(connection, group, claim.token, claim.event.key)
 
         await self.database.write(work)
         self._settled += 1
@@ -262,23 +288,19 @@ class SqliteOutbox:
             await self.database.write(_clean)
 
     async def retry(self, group: str, claim: Claim, delay: float) -> None:
-        await self.database.write(
-            lambda connection: (
-                connection.execute(
-                    "UPDATE nexgate_deliveries SET until = 0, token = NULL, claims = 0,"
-                    " failures = failures + 1, due = ? WHERE grp = ? AND seq = ? AND token = ?",
-                    (self._clock() + delay, group, *claim.token),
-                )
-                and None
-            )
+        await self.database.execute(
+            "UPDATE nexgate_deliveries SET free_at = ?, token = NULL, claims = 0,"
+            " failures = failures + 1 WHERE grp = ? AND seq = ? AND token = ?",
+            (self._clock() + delay, group, *claim.token),
         )
 
     async def give_back(self, group: str, claims: Sequence[Claim]) -> None:
-        rows = [(group, *claim.token) for claim in claims]
+        now = self._clock()
+        rows = [(now, group, *claim.token) for claim in claims]
         await self.database.write(
             lambda connection: (
                 connection.executemany(
-                    "UPDATE nexgate_deliveries SET until = 0, token = NULL, claims = claims - 1"
+                    "UPDATE nexgate_deliveries SET free_at = ?, token = NULL, claims = claims - 1"
                     " WHERE grp = ? AND seq = ? AND token = ?",
                     rows,
                 )
@@ -293,15 +315,13 @@ class SqliteOutbox:
         self, group: str, token: tuple[int, str], id: str, failures: int, error: str
     ) -> None:
         def work(connection: sqlite3.Connection) -> None:
-            gone = connection.execute(
-                "DELETE FROM nexgate_deliveries WHERE grp = ? AND seq = ? AND token = ?",
-                (group, *token),
-            )
-            if gone.rowcount:
+            row = connection.execute(
+                "SELECT key, body FROM nexgate_events WHERE seq = ?", (token[0],)
+            ).fetchone()
+            if row is not None and _end(connection, group, token, row[0]):
                 connection.execute(
-                    "INSERT OR REPLACE INTO nexgate_dead_events"
-                    " SELECT ?, ?, key, body, ?, ?, ? FROM nexgate_events WHERE seq = ?",
-                    (group, id, failures, error, time.time(), token[0]),
+                    "INSERT OR REPLACE INTO nexgate_dead_events VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (group, id, *row, failures, error, time.time()),
                 )
 
         await self.database.write(work)
@@ -309,9 +329,9 @@ class SqliteOutbox:
     async def wait(self, group: str, timeout: float) -> None:
         def next_due(connection: sqlite3.Connection) -> float | None:
             row = connection.execute(
-                "SELECT min(max(due, until)) FROM nexgate_deliveries"
-                " WHERE grp = ?1 AND (due > ?2 OR until > ?2)",
-                (group, self._looked.get(group, 0.0)),  # what became due since is worth a look
+                "SELECT min(free_at) FROM nexgate_deliveries"
+                " WHERE grp = ? AND is_head AND free_at > ?",
+                (group, self._looked.get(group, 0.0)),  # what became free since is worth a look
             ).fetchone()
             return None if row is None else row[0]
 
@@ -347,10 +367,7 @@ class SqliteOutbox:
                 if row is None or not _is_readable(row[1]):
                     continue
                 made = connection.execute(_INSERT, (_NOBODYS, *row))
-                connection.execute(
-                    "INSERT INTO nexgate_deliveries (grp, seq, key) VALUES (?, ?, ?)",
-                    (group, made.lastrowid, row[0]),
-                )
+                connection.execute(_DELIVER, (group, made.lastrowid, row[0], self._clock()))
                 connection.execute(
                     "DELETE FROM nexgate_dead_events WHERE grp = ? AND id = ?", (group, each)
                 )
@@ -395,14 +412,17 @@ def _is_work(connection: sqlite3.Connection, group: str, now: float) -> bool:
     row = connection.execute(
         "SELECT EXISTS (SELECT 1 FROM nexgate_events, nexgate_groups"
         " WHERE name = ? AND seq > cursor)"
-        " OR EXISTS (SELECT 1 FROM nexgate_deliveries WHERE grp = ? AND until <= ? AND due <= ?)",
-        (group, group, now, now),
+        " OR EXISTS (SELECT 1 FROM nexgate_deliveries WHERE grp = ? AND is_head AND free_at <= ?)",
+        (group, group, now),
     ).fetchone()
     return bool(row[0])
 
 
 def _fan_out(
-    connection: sqlite3.Connection, group: str, matches: Sequence[Callable[[str], bool]]
+    connection: sqlite3.Connection,
+    group: str,
+    matches: Sequence[Callable[[str], bool]],
+    now: float,
 ) -> bool:
     """Give the group what came since. Tells whether anything did."""
     row = connection.execute(
@@ -416,9 +436,9 @@ def _fan_out(
     if not found:
         return False
     connection.executemany(
-        "INSERT OR IGNORE INTO nexgate_deliveries (grp, seq, key) VALUES (?, ?, ?)",
+        _DELIVER,
         [
-            (group, seq, key)
+            (group, seq, key, now)
             for seq, topic, key in found
             if topic != _NOBODYS and any(matches_topic(topic) for matches_topic in matches)
         ],
@@ -428,27 +448,65 @@ def _fan_out(
 
 
 def _pick(connection: sqlite3.Connection, group: str, now: float, limit: int) -> list[int]:
-    """The first that are free, and whose key has no earlier one that is not."""
-    rows = connection.execute(
-        "SELECT seq, claims FROM nexgate_deliveries d WHERE grp = ?1 AND until <= ?2 AND due <= ?2"
-        " AND (key IS NULL OR NOT EXISTS (SELECT 1 FROM nexgate_deliveries e WHERE e.grp = ?1"
-        " AND e.key = d.key AND e.seq < d.seq AND (e.until > ?2 OR e.due > ?2)))"
-        " ORDER BY seq LIMIT ?3",
+    """The heads that are free, those first that are so for longest, and what follows them: lanes
+    get an equal share of the room that is left.
+    """
+    heads = connection.execute(
+        "SELECT seq, key, claims FROM nexgate_deliveries"
+        " WHERE grp = ? AND is_head AND free_at <= ? ORDER BY free_at, seq LIMIT ?",
         (group, now, limit),
     ).fetchall()
     picked: list[int] = []
-    for seq, claims in rows:
+    lanes: list[tuple[str, int]] = []
+    for seq, key, claims in heads:
         if claims >= _SUSPECT:
-            return picked or [seq]
+            if not picked:
+                return [seq]
+            break
         picked.append(seq)
+        if key is not None:
+            lanes.append((key, seq))
+    room = limit - len(picked)
+    for number, (key, head) in enumerate(lanes):
+        share = room // (len(lanes) - number)
+        if not share:
+            continue
+        followers = connection.execute(
+            "SELECT seq, claims FROM nexgate_deliveries WHERE grp = ? AND key = ? AND seq > ?"
+            " ORDER BY seq LIMIT ?",
+            (group, key, head, share),
+        )
+        for seq, claims in followers:
+            if claims >= _SUSPECT:
+                break
+            picked.append(seq)
+            room -= 1
     return picked
+
+
+def _end(
+    connection: sqlite3.Connection, group: str, token: tuple[int, str], key: str | None
+) -> bool:
+    """Delete a delivery, and let the next of its key be the head. ``False`` if it was lost."""
+    gone = connection.execute(
+        "DELETE FROM nexgate_deliveries WHERE grp = ? AND seq = ? AND token = ?", (group, *token)
+    )
+    if not gone.rowcount:
+        return False
+    if key is not None:
+        connection.execute(_NEXT_HEAD, (group, key))
+    return True
 
 
 def _clean(connection: sqlite3.Connection) -> None:
     """Delete what every group has handled, and the ids that need not be remembered any more."""
     connection.execute(
         "DELETE FROM nexgate_events WHERE seq <= (SELECT min(cursor) FROM nexgate_groups)"
-        " AND seq < coalesce((SELECT min(seq) FROM nexgate_deliveries),"
+        " AND seq < coalesce("
+        " (SELECT min((SELECT min(seq) FROM nexgate_deliveries WHERE grp = name))"
+        " FROM nexgate_groups),"
         " (SELECT max(seq) FROM nexgate_events))"
+        " AND seq < (SELECT min(seq) FROM nexgate_events) + ?",
+        (_CLEAN,),
     )
     connection.execute("DELETE FROM nexgate_event_ids WHERE at < ?", (time.time() - _REMEMBERED,))
