@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nexgate.cli._exit import ExitCode
+from nexgate.cli._object import load_object
 
 if TYPE_CHECKING:
     from nexgate.di import Container
@@ -81,16 +82,10 @@ def graph(
 
 
 def _container(path: str) -> Container:
-    from nexgate.config import import_object
     from nexgate.di import Container
     from nexgate.errors import ConfigError
 
-    if not all(part for part in path.partition(":")):
-        raise typer.BadParameter(f"{path!r} is not module:name", param_hint="MODULE:CONTAINER")
-    # As `python -m` does: what is in the folder can be named.
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    found = import_object(path)
+    found = load_object(path, "MODULE:CONTAINER")
     if callable(found) and not isinstance(found, Container):
         found = found()
     if not isinstance(found, Container):

@@ -203,40 +203,25 @@ def _told(record: JobRecord, *, is_whole: bool = False) -> dict[str, Any]:
 
 
 def _print_jobs(records: list[JobRecord], output: str) -> None:
-    from nexgate.cli._console import print_json, stdout
+    from nexgate.cli._console import local_time, print_json, print_table
 
     if output == "json":
         print_json([_told(record) for record in records])
         return
-    console = stdout()
-    if not records:
-        console.print("there are no such jobs")
-        return
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("id", "task", "state", "failures", "due", "progress", "error"):
-        table.add_column(heading, overflow="fold")
-    for record in records:
-        cells = (
+    rows = [
+        (
             record.id,
             record.task,
             record.state,
             str(record.failures),
-            _time(record.due),
+            local_time(record.due),
             _progress(record),
             record.error.partition("\n")[0][:120],
         )
-        table.add_row(*(Text(cell) for cell in cells))
-    console.print(table)
-
-
-def _time(at: float) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(at, UTC).astimezone().isoformat(" ", "seconds")
+        for record in records
+    ]
+    headings = ("id", "task", "state", "failures", "due", "progress", "error")
+    print_table(headings, rows, "there are no such jobs")
 
 
 def _progress(record: JobRecord) -> str:

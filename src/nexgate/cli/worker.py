@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from nexgate.cli._object import load_object
 
 if TYPE_CHECKING:
     from nexgate.tasks import TaskQueue
@@ -53,18 +53,10 @@ def load_queue(path: str) -> TaskQueue:
     """The queue that ``module:name`` is, found from the current directory. Raises
     ``ConfigError``.
     """
-    from nexgate.config import import_object, parse_object_path
     from nexgate.errors import ConfigError
     from nexgate.tasks import TaskQueue
 
-    try:
-        said = parse_object_path(path)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="MODULE:QUEUE") from None
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    found: Any = import_object(said)
+    found = load_object(path, "MODULE:QUEUE")
     if not isinstance(found, TaskQueue):
         raise ConfigError(f"{path} is {type(found).__name__}, not a TaskQueue")
     return found

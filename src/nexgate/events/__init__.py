@@ -23,11 +23,17 @@ from ._inbox import Inbox, MemoryInbox, first_time
 from ._listener import Listener
 from ._owner import BusOwner
 from ._recorder import Recorder
-from ._store import Claim, Dead, DurableOptions, EventStore
+from ._store import Claim, Dead, DurableOptions, EventStore, GroupStatus
 from ._subscription import Retry, Subscription
 
 if TYPE_CHECKING:
-    from nexgate.events.stores import JetStream, MemoryEvents, RedisStreams, SqliteOutbox
+    from nexgate.events.stores import (
+        JetStream,
+        MemoryEvents,
+        RedisStreams,
+        SqliteOutbox,
+        event_store,
+    )
 
 __all__ = [
     "BacklogFull",
@@ -42,6 +48,7 @@ __all__ = [
     "EventBus",
     "EventError",
     "EventStore",
+    "GroupStatus",
     "HandlerCancelled",
     "HandlerFailed",
     "Inbox",
@@ -56,6 +63,7 @@ __all__ = [
     "SqliteOutbox",
     "Subscription",
     "current_event",
+    "event_store",
     "first_time",
     "from_cloudevent",
     "from_http",
@@ -64,7 +72,7 @@ __all__ = [
     "topic_of",
 ]
 
-_STORES = ("JetStream", "MemoryEvents", "RedisStreams", "SqliteOutbox")
+_STORES = ("JetStream", "MemoryEvents", "RedisStreams", "SqliteOutbox", "event_store")
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from nexgate.resilience import Backoff
 from ._cloudevents import InvalidCloudEvent, decode
 from ._event import Event
 
-__all__ = ["Claim", "Dead", "DurableOptions", "EventStore", "partition_of"]
+__all__ = ["Claim", "Dead", "DurableOptions", "EventStore", "GroupStatus", "partition_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,18 @@ class Dead:
         return cls(group, id, body, event, failures, error, died)
 
 
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """How far a group is."""
+
+    name: str
+    waiting: int
+    """Events that it has not settled; those of topics that it does not handle may be among them
+    until it has looked at them."""
+    dead: int
+    """Its dead letters."""
+
+
 def partition_of(event: Event, partitions: int) -> int:
     """Where an event goes in a store that spreads keys; those without one go anywhere."""
     said = event.key if event.key is not None else event.id
@@ -104,6 +116,9 @@ class EventStore(Protocol):
         """Forget a group that is no more, with what it has not handled: events wait for every group
         there is.
         """
+
+    async def groups(self) -> list[GroupStatus]:
+        """Every group that there is, by name."""
 
     async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
         """Up to ``limit`` events in order, none of a lane that waits for an earlier one. What

@@ -63,7 +63,7 @@ def test_problems_are_printed_and_the_exit_code_is_1(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "code", "said"),
     [
-        ("shop", 2, "is not module:name"),
+        ("shop", 2, "is not the path of a Python object"),
         ("shop:nothing", 1, "shop has no nothing"),
         ("shop:other", 1, "is no container but int"),
         ("nowhere:container", 1, "cannot import nowhere"),

@@ -23,7 +23,7 @@ from nexgate.errors import NexgateError
 from .._cloudevents import InvalidCloudEvent, decode, encode
 from .._errors import BacklogFull, EventError
 from .._event import Event
-from .._store import Claim, Dead, DurableOptions, partition_of
+from .._store import Claim, Dead, DurableOptions, GroupStatus, partition_of
 from .._topics import matcher
 
 __all__ = ["JetStream"]
@@ -35,6 +35,7 @@ _POLL: Final = 1.0
 its lease ends, so closing waits for that long."""
 _MOST_DELIVERIES: Final = 20
 _TRIM_EVERY: Final = 512
+_CONSUMERS_PAGE: Final = 256
 _COUNTED: Final = 7 * 24 * 3600.0
 """Seconds after which the failures of what is not tried any more are forgotten."""
 _FOR: Final = "Nexgate-For"
@@ -199,7 +200,7 @@ class JetStream:
     async def _trim(self) -> None:
         """Forget what every group has handled."""
         last = (await self._ask(lambda: self._js.stream_info(self._stream))).state.last_seq
-        consumers = await self._ask(lambda: self._js.consumers_info(self._stream))
+        consumers = await self._consumers()
         if not consumers:
             return
         floor = min(
@@ -208,6 +209,32 @@ class JetStream:
         )
         if floor:
             await self._ask(lambda: self._js.purge_stream(self._stream, seq=floor + 1))
+
+    async def _consumers(self) -> list[Any]:
+        """All of them: the server names 256 at once."""
+        found: list[Any] = []
+        while True:
+            offset = len(found) or None
+            page = await self._ask(
+                lambda at=offset: self._js.consumers_info(self._stream, offset=at)  # type: ignore[misc]  # a default binds it
+            )
+            found += page
+            if len(page) < _CONSUMERS_PAGE:
+                return found
+
+    async def groups(self) -> list[GroupStatus]:
+        dead = f"{self._stream}_dead"
+        info = await self._ask(lambda: self._js.stream_info(dead, subjects_filter=f"{dead}.>"))
+        letters = info.state.subjects or {}
+        waiting: dict[str, int] = {}
+        for each in await self._consumers():
+            name = each.name.rpartition("-")[0]
+            count = (each.num_pending or 0) + (each.num_ack_pending or 0)
+            waiting[name] = waiting.get(name, 0) + count
+        return [
+            GroupStatus(name, count, letters.get(f"{dead}.{name}", 0))
+            for name, count in sorted(waiting.items())
+        ]
 
     # ---------------------------------------------------------------- claiming
 

@@ -11,7 +11,7 @@ from typing import Any
 from .._cloudevents import decode, encode
 from .._errors import BacklogFull
 from .._event import Event
-from .._store import Claim, Dead, DurableOptions
+from .._store import Claim, Dead, DurableOptions, GroupStatus
 from .._topics import matcher
 
 __all__ = ["MemoryEvents"]
@@ -88,6 +88,12 @@ class MemoryEvents:
 
     async def leave(self, group: str) -> None:
         self._groups.pop(group, None)
+
+    async def groups(self) -> list[GroupStatus]:
+        return [
+            GroupStatus(name, len(group.rows), len(group.dead))
+            for name, group in sorted(self._groups.items())
+        ]
 
     async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
         self._groups[group].changed.clear()

@@ -22,7 +22,7 @@ from nexgate.redis_link import RedisError, RedisLink
 from .._cloudevents import InvalidCloudEvent, decode, encode
 from .._errors import BacklogFull
 from .._event import Event, new_id
-from .._store import Claim, Dead, DurableOptions, partition_of
+from .._store import Claim, Dead, DurableOptions, GroupStatus, partition_of
 from .._topics import matcher
 
 __all__ = ["RedisStreams"]
@@ -247,7 +247,7 @@ class RedisStreams:
                 await self._enter(group, partition, name, fields, is_takeover=True)
         # What was delivered and settled before is not news.
         stream = self._stream(number)
-        for each in await self.link.ask(lambda client: client.xinfo_groups(stream)):
+        for each in await self._groups_of(stream):
             if each["name"] == group.name.encode():
                 partition.last = max(partition.last, each["last-delivered-id"], key=_order)
         group.held[number] = partition
@@ -314,6 +314,34 @@ class RedisStreams:
             failures, takeovers = await self.link.ask(count)
             entry.failures, entry.takeovers = int(failures or 0), int(takeovers)
         partition.entries[name] = entry
+
+    async def groups(self) -> list[GroupStatus]:
+        names = await self.link.ask(lambda client: client.smembers(f"{self._prefix}:groups"))
+        waiting = dict.fromkeys((name.decode() for name in names), 0)
+        for number in range(self._partitions):
+            stream = self._stream(number)
+            for each in await self._groups_of(stream):
+                name = each["name"].decode()
+                # Redis does not know how many are left where some in the middle are deleted: ours
+                # are deleted from the front only.
+                waiting[name] = waiting.get(name, 0) + (each["lag"] or 0) + each["pending"]
+        found: list[GroupStatus] = []
+        for name, count in sorted(waiting.items()):
+            dead = f"{self._prefix}:dead:{name}"
+            letters = await self.link.ask(lambda client, key=dead: client.xlen(key))  # type: ignore[misc]  # a default binds it
+            found.append(GroupStatus(name, count, letters))
+        return found
+
+    async def _groups_of(self, stream: str) -> list[dict[str, Any]]:
+        try:
+            found: list[dict[str, Any]] = await self.link.ask(
+                lambda client: client.xinfo_groups(stream)
+            )
+        except RedisError as error:
+            if "no such key" not in str(error):
+                raise
+            return []
+        return found
 
     # ---------------------------------------------------------------- claiming
 
@@ -401,7 +429,7 @@ class RedisStreams:
     async def _trim(self, number: int) -> None:
         """Forget what every group has settled."""
         stream = self._stream(number)
-        groups = await self.link.ask(lambda client: client.xinfo_groups(stream))
+        groups = await self._groups_of(stream)
         least: bytes | None = None
         for each in groups:
             name = each["name"]

@@ -25,7 +25,7 @@ from nexgate.state import machine_clock
 from .._cloudevents import InvalidCloudEvent, decode, encode
 from .._errors import BacklogFull
 from .._event import Event, new_id
-from .._store import Claim, Dead, DurableOptions
+from .._store import Claim, Dead, DurableOptions, GroupStatus
 from .._topics import matcher
 
 __all__ = ["SqliteOutbox"]
@@ -209,6 +209,18 @@ class SqliteOutbox:
                 connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (group,))  # noqa: S608  # ours
 
         await self.database.write(work)
+
+    async def groups(self) -> list[GroupStatus]:
+        rows = await self.database.read(
+            lambda connection: connection.execute(
+                "SELECT name, (SELECT count(*) FROM nexgate_deliveries WHERE grp = name)"
+                " + (SELECT count(*) FROM nexgate_events WHERE seq > cursor AND topic <> ?),"
+                " (SELECT count(*) FROM nexgate_dead_events WHERE grp = name)"
+                " FROM nexgate_groups ORDER BY name",
+                (_NOBODYS,),
+            ).fetchall()
+        )
+        return [GroupStatus(*row) for row in rows]
 
     async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
         matches = self._matches[group]
