@@ -893,6 +893,34 @@ async def test_redis_gone_and_back_loses_nothing(caplog: pytest.LogCaptureFixtur
             await wait_until(lambda: {2, 3, 4} <= set(heard), 30)
 
 
+async def test_events_behind_a_key_that_is_retried_do_not_stop_the_others(
+    valkey: Valkey,
+) -> None:
+    heard: dict[str, list[int]] = defaultdict(list)
+    is_down = True
+
+    def deliver(event: Event) -> None:
+        if event.key == "down" and is_down:
+            raise ConnectionError
+        heard[event.key or ""].append(event.data)
+
+    store = RedisStreams(valkey.url, prefix="parked", partitions=1)
+    options = DurableOptions(backoff=Backoff(base=0.5, cap=0.5), attempts=1000)
+    async with running(store) as bus:
+        bus.subscribe("a", deliver, group="g", durable=options)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        for number in range(1000):
+            await bus.publish(Event("a", number, key="down"))
+        for number in range(100):
+            await bus.publish(Event("a", number, key="up"))
+        await wait_until(lambda: len(heard["up"]) == 100, 20)
+        assert heard["down"] == []
+        is_down = False
+        await wait_until(lambda: len(heard["down"]) == 1000, 20)
+    assert heard == {"up": list(range(100)), "down": list(range(1000))}
+
+
 async def test_a_stream_forgets_what_every_group_has_handled(valkey: Valkey) -> None:
     heard: list[int] = []
     store = RedisStreams(valkey.url, prefix="trim", partitions=1)

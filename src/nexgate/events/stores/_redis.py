@@ -12,7 +12,8 @@ import asyncio
 import math
 import time
 import zlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -45,7 +46,10 @@ return 0
 """
 _CONSUMER: Final = "holder"
 _WINDOW: Final = 256
-"""Events of a partition that are read and not settled."""
+"""Events of a partition that are read, not settled, and wait for nothing but their turn."""
+_MOST_READ: Final = 4096
+"""Those included that wait behind an event that is to be tried again: the other keys of the
+partition go on."""
 _SUSPECT: Final = 3
 _MOST_TAKEOVERS: Final = 20
 _TRIM_EVERY: Final = 256
@@ -56,7 +60,7 @@ _PAGE: Final = 256
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    event: Event
+    lane: str
     body: bytes
     failures: int = 0
     takeovers: int = 0
@@ -70,8 +74,31 @@ class _Partition:
     lease: bytes
     entries: dict[bytes, _Entry] = field(default_factory=dict)
     """Read and not settled, in order."""
+    lanes: dict[str, deque[bytes]] = field(default_factory=dict)
+    """Their names, those of each lane in order."""
     last: bytes = b"0-0"
     is_lost: bool = False
+
+    def add(self, name: bytes, entry: _Entry) -> None:
+        self.entries[name] = entry
+        self.lanes.setdefault(entry.lane, deque()).append(name)
+
+    def remove(self, name: bytes) -> None:
+        entry = self.entries.pop(name, None)
+        if entry is not None:
+            lane = self.lanes[entry.lane]
+            lane.remove(name)  # it is the first, nearly always
+            if not lane:
+                del self.lanes[entry.lane]
+
+    def heads(self) -> Iterator[_Entry]:
+        """The first of each lane: the others wait for it."""
+        return (self.entries[lane[0]] for lane in self.lanes.values())
+
+    def room(self, now: float) -> int:
+        """How many more may be read."""
+        parked = sum(len(lane) for lane in self.lanes.values() if self.entries[lane[0]].due > now)
+        return min(_WINDOW - len(self.entries) + parked, _MOST_READ - len(self.entries))
 
 
 @dataclass(slots=True, eq=False)
@@ -243,8 +270,9 @@ class RedisStreams:
             if not found:
                 break
             begin = found[-1][0]
-            for name, fields in found:
-                await self._enter(group, partition, name, fields, is_takeover=True)
+            counts = await self._counts_of(group, [name for name, _ in found])
+            for (name, fields), (failures, takeovers) in zip(found, counts, strict=True):
+                await self._enter(group, partition, name, fields, failures, takeovers)
         # What was delivered and settled before is not news.
         stream = self._stream(number)
         for each in await self._groups_of(stream):
@@ -272,14 +300,31 @@ class RedisStreams:
         )
         return found[0][1] if found else []
 
+    async def _counts_of(self, group: _Group, names: Sequence[bytes]) -> list[tuple[int, int]]:
+        """Failures and takeovers of what another has read; this is one takeover more."""
+        counts = f"{self._prefix}:counts:{group.name}"
+
+        async def count(client: Any) -> Any:
+            pipeline = client.pipeline()
+            for name in names:
+                pipeline.hget(counts, b"f" + name)
+                pipeline.hincrby(counts, b"t" + name, 1)
+            return await pipeline.execute()
+
+        found = await self.link.ask(count)
+        return [
+            (int(failures or 0), int(takeovers))
+            for failures, takeovers in zip(found[::2], found[1::2], strict=True)
+        ]
+
     async def _enter(
         self,
         group: _Group,
         partition: _Partition,
         name: bytes,
         fields: dict[bytes, bytes],
-        *,
-        is_takeover: bool = False,
+        failures: int = 0,
+        takeovers: int = 0,
     ) -> None:
         partition.last = max(partition.last, name, key=_order)
         if not fields:  # its content is gone
@@ -290,7 +335,7 @@ class RedisStreams:
             event = decode(body)
         except InvalidCloudEvent as error:
             id_ = f"unreadable-{partition.number}-{name.decode()}"
-            letter = _letter(id_, body, 0, str(error))
+            letter = _letter(id_, body, failures, str(error))
             await self._bury(group, partition, name, letter)
             return
         is_ours = (
@@ -301,19 +346,8 @@ class RedisStreams:
         if not is_ours:
             await self._acknowledge(group, partition, name)
             return
-        entry = _Entry(event, body)
-        if is_takeover:
-            counts = f"{self._prefix}:counts:{group.name}"
-
-            async def count(client: Any) -> Any:
-                pipeline = client.pipeline()
-                pipeline.hget(counts, b"f" + name)
-                pipeline.hincrby(counts, b"t" + name, 1)
-                return await pipeline.execute()
-
-            failures, takeovers = await self.link.ask(count)
-            entry.failures, entry.takeovers = int(failures or 0), int(takeovers)
-        partition.entries[name] = entry
+        lane = f"k{event.key}" if event.key is not None else f"e{name.decode()}"
+        partition.add(name, _Entry(lane, body, failures, takeovers))
 
     async def groups(self) -> list[GroupStatus]:
         names = await self.link.ask(lambda client: client.smembers(f"{self._prefix}:groups"))
@@ -354,7 +388,7 @@ class RedisStreams:
         for partition in list(known.held.values()):
             if len(claims) >= limit:
                 break
-            room = min(_WINDOW - len(partition.entries), limit)
+            room = min(partition.room(now), limit)
             if room > 0:
                 for name, fields in await self._read(known, partition, ">", room):
                     await self._enter(known, partition, name, fields)
@@ -364,36 +398,28 @@ class RedisStreams:
     async def _pick(
         self, group: _Group, partition: _Partition, now: float, limit: int
     ) -> list[Claim]:
-        held: set[str] = set()
         found: list[Claim] = []
-        for name, entry in list(partition.entries.items()):
-            if len(found) >= limit:
-                break
-            key = entry.event.key
-            if key is not None and key in held:
+        for lane in list(partition.lanes.values()):
+            if not lane:  # it was settled while we waited
                 continue
-            if entry.is_claimed or entry.due > now:
-                if key is not None:
-                    held.add(key)
+            head = partition.entries[lane[0]]
+            if head.is_claimed or head.due > now:
                 continue
-            claim = Claim(
-                entry.event,
-                f"k{key}" if key is not None else f"e{name.decode()}",
-                entry.failures,
-                (partition, name),
-            )
-            if entry.takeovers > _MOST_TAKEOVERS:
+            for name in list(lane):
+                if len(found) >= limit:
+                    return found
+                entry = partition.entries[name]
+                claim = Claim(decode(entry.body), entry.lane, entry.failures, (partition, name))
+                if entry.takeovers > _MOST_TAKEOVERS:
+                    await self.bury(group.name, claim, f"{entry.takeovers} consumers died of it")
+                    continue
+                if entry.takeovers >= _SUSPECT:
+                    if found or any(each.is_claimed for each in partition.heads()):
+                        return found
+                    entry.is_claimed = True  # alone, so that it takes no other with it
+                    return [claim]
                 entry.is_claimed = True
-                await self.bury(group.name, claim, f"{entry.takeovers} consumers died of it")
-                continue
-            if entry.takeovers >= _SUSPECT and (
-                found or any(each.is_claimed for each in partition.entries.values())
-            ):
-                break  # alone, so that it takes no other with it
-            entry.is_claimed = True
-            found.append(claim)
-            if entry.takeovers >= _SUSPECT:
-                break
+                found.append(claim)
         return found
 
     async def extend(self, group: str, claims: Sequence[Claim], lease: float) -> None:
@@ -420,7 +446,7 @@ class RedisStreams:
             return await pipeline.execute()
 
         await self.link.ask(settle)
-        partition.entries.pop(name, None)
+        partition.remove(name)
         group.changed.set()
         group.settled += 1
         if group.settled % _TRIM_EVERY == 0:
@@ -495,13 +521,11 @@ class RedisStreams:
         dues = [
             entry.due - now
             for partition in known.held.values()
-            for entry in partition.entries.values()
+            for entry in partition.heads()
             if entry.due > known.looked
         ]
         timeout = max(min([timeout, known.lease / 4, *dues]), 0.001)
-        streams = {
-            self._stream(p.number): p.last for p in known.held.values() if len(p.entries) < _WINDOW
-        }
+        streams = {self._stream(p.number): p.last for p in known.held.values() if p.room(now) > 0}
         waiting: list[asyncio.Task[Any]] = [asyncio.create_task(known.changed.wait())]
         if streams:
             block = max(int(timeout * 1000), 1)
