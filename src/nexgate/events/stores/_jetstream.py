@@ -25,6 +25,7 @@ from .._errors import BacklogFull, EventError
 from .._event import Event
 from .._store import Claim, Dead, DurableOptions, GroupStatus, partition_of
 from .._topics import matcher
+from ._letters import LetterStream
 
 __all__ = ["JetStream"]
 
@@ -59,7 +60,7 @@ class _Group:
     is_over: bool = False
 
 
-class JetStream:
+class JetStream(LetterStream):
     """Events at ``url`` (``nats://``). Needs ``nexgate[nats]``, and a server with JetStream.
 
     ``partitions``: how many consumers of a group can work at once, over all machines; the same
@@ -405,33 +406,12 @@ class JetStream:
             said = json.loads((message.headers or {})[_LETTER])
             yield number, Dead.of(group, body=message.data or b"", **said)
 
-    async def dead(self, group: str, limit: int = 100) -> list[Dead]:
-        letters: list[Dead] = []
-        async with contextlib.aclosing(self._letters(group)) as found:
-            async for _, letter in found:
-                letters.append(letter)
-                if len(letters) >= limit:
-                    break
-        return letters
+    async def _again(self, letter: Dead) -> None:
+        assert letter.event is not None
+        await self._append(letter.event, letter.body, {_FOR: letter.group})
 
-    async def revive(self, group: str, ids: Sequence[str]) -> int:
-        return await self._take_letters(group, ids, is_revived=True)
-
-    async def drop(self, group: str, ids: Sequence[str]) -> int:
-        return await self._take_letters(group, ids, is_revived=False)
-
-    async def _take_letters(self, group: str, ids: Sequence[str], *, is_revived: bool) -> int:
-        wanted, count = set(ids), 0
-        async for number, letter in self._letters(group):
-            if letter.id not in wanted:
-                continue
-            if is_revived:
-                if letter.event is None:
-                    continue
-                await self._append(letter.event, letter.body, {_FOR: group})
-            await self._ask(lambda n=number: self._js.delete_msg(f"{self._stream}_dead", n))  # type: ignore[misc]  # a default binds it
-            count += 1
-        return count
+    async def _forget_letter(self, group: str, place: int) -> None:
+        await self._ask(lambda: self._js.delete_msg(f"{self._stream}_dead", place))
 
 
 def _count_of(group: str, message: Any) -> str:

@@ -14,7 +14,6 @@ import time
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ from .._errors import BacklogFull
 from .._event import Event, new_id
 from .._store import Claim, Dead, DurableOptions, GroupStatus, partition_of
 from .._topics import matcher
+from ._letters import LetterStream
 
 __all__ = ["RedisStreams"]
 
@@ -114,7 +114,7 @@ class _Group:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class RedisStreams:
+class RedisStreams(LetterStream):
     """Events at ``url`` (``redis://``, ``rediss://``, ``valkey://``, ``unix://``). Needs
     ``nexgate[redis]``.
 
@@ -573,35 +573,12 @@ class RedisStreams:
                 return
             begin = b"(" + found[-1][0]
 
-    async def dead(self, group: str, limit: int = 100) -> list[Dead]:
-        letters: list[Dead] = []
-        async with aclosing(self._letters(group)) as found:
-            async for _, letter in found:
-                letters.append(letter)
-                if len(letters) >= limit:
-                    break
-        return letters
+    async def _again(self, letter: Dead) -> None:
+        assert letter.event is not None
+        await self._append(letter.event, letter.body, "", letter.group)
 
-    async def revive(self, group: str, ids: Sequence[str]) -> int:
-        return await self._take_letters(group, ids, is_revived=True)
-
-    async def drop(self, group: str, ids: Sequence[str]) -> int:
-        return await self._take_letters(group, ids, is_revived=False)
-
-    async def _take_letters(self, group: str, ids: Sequence[str], *, is_revived: bool) -> int:
-        wanted, count = set(ids), 0
-        async for name, letter in self._letters(group):
-            if letter.id not in wanted:
-                continue
-            if is_revived:
-                if letter.event is None:
-                    continue
-                await self._append(letter.event, letter.body, "", group)
-            await self.link.ask(
-                lambda client, n=name: client.xdel(f"{self._prefix}:dead:{group}", n)  # type: ignore[misc]  # a default binds it
-            )
-            count += 1
-        return count
+    async def _forget_letter(self, group: str, place: bytes) -> None:
+        await self.link.ask(lambda client: client.xdel(f"{self._prefix}:dead:{group}", place))
 
 
 def _letter(id: str, body: bytes, failures: int, error: str) -> dict[str, Any]:
