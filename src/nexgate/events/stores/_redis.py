@@ -12,8 +12,7 @@ import asyncio
 import math
 import time
 import zlib
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ from .._event import Event, new_id
 from .._store import Claim, Dead, DurableOptions, GroupStatus, partition_of
 from .._topics import matcher
 from ._letters import LetterStream
+from ._partition import WINDOW, Entry, Partition
 
 __all__ = ["RedisStreams"]
 
@@ -45,11 +45,6 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) 
 return 0
 """
 _CONSUMER: Final = "holder"
-_WINDOW: Final = 256
-"""Events of a partition that are read, not settled, and wait for nothing but their turn."""
-_MOST_READ: Final = 4096
-"""Those included that wait behind an event that is to be tried again: the other keys of the
-partition go on."""
 _SUSPECT: Final = 3
 _MOST_TAKEOVERS: Final = 20
 _TRIM_EVERY: Final = 256
@@ -59,54 +54,11 @@ _PAGE: Final = 256
 
 
 @dataclass(slots=True, eq=False)
-class _Entry:
-    lane: str
-    body: bytes
-    failures: int = 0
-    takeovers: int = 0
-    due: float = 0.0
-    is_claimed: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Partition:
-    number: int
-    lease: bytes
-    entries: dict[bytes, _Entry] = field(default_factory=dict)
-    """Read and not settled, in order."""
-    lanes: dict[str, deque[bytes]] = field(default_factory=dict)
-    """Their names, those of each lane in order."""
-    last: bytes = b"0-0"
-    is_lost: bool = False
-
-    def add(self, name: bytes, entry: _Entry) -> None:
-        self.entries[name] = entry
-        self.lanes.setdefault(entry.lane, deque()).append(name)
-
-    def remove(self, name: bytes) -> None:
-        entry = self.entries.pop(name, None)
-        if entry is not None:
-            lane = self.lanes[entry.lane]
-            lane.remove(name)  # it is the first, nearly always
-            if not lane:
-                del self.lanes[entry.lane]
-
-    def heads(self) -> Iterator[_Entry]:
-        """The first of each lane: the others wait for it."""
-        return (self.entries[lane[0]] for lane in self.lanes.values())
-
-    def room(self, now: float) -> int:
-        """How many more may be read."""
-        parked = sum(len(lane) for lane in self.lanes.values() if self.entries[lane[0]].due > now)
-        return min(_WINDOW - len(self.entries) + parked, _MOST_READ - len(self.entries))
-
-
-@dataclass(slots=True, eq=False)
 class _Group:
     name: str
     matches: tuple[Callable[[str], bool], ...]
     lease: float
-    held: dict[int, _Partition] = field(default_factory=dict)
+    held: dict[int, Partition] = field(default_factory=dict)
     renewed: float = 0.0
     looked: float = 0.0
     """When the last claim looked: what has become due since is worth another look."""
@@ -154,7 +106,7 @@ class RedisStreams(LetterStream):
         self._groups.clear()
         await self.link.aclose()
 
-    async def _release(self, group: _Group, partition: _Partition) -> None:
+    async def _release(self, group: _Group, partition: Partition) -> None:
         await self.link.run(_RELEASE, [self._lease(group, partition.number)], [partition.lease])
 
     # ---------------------------------------------------------------- publishing
@@ -262,11 +214,11 @@ class RedisStreams(LetterStream):
             lambda client: client.set(self._lease(group, number), token, nx=True, px=milliseconds)
         ):
             return
-        partition = _Partition(number, token)
+        partition = Partition(number, token)
         # What the holder before us read and did not settle comes first.
         begin: bytes = b"0"
         while True:
-            found = await self._read(group, partition, begin, _WINDOW)
+            found = await self._read(group, partition, begin, WINDOW)
             if not found:
                 break
             begin = found[-1][0]
@@ -292,7 +244,7 @@ class RedisStreams(LetterStream):
                 del group.held[partition.number]
 
     async def _read(
-        self, group: _Group, partition: _Partition, begin: bytes | str, count: int
+        self, group: _Group, partition: Partition, begin: bytes | str, count: int
     ) -> list[tuple[bytes, dict[bytes, bytes]]]:
         stream = self._stream(partition.number)
         found = await self.link.ask(
@@ -320,7 +272,7 @@ class RedisStreams(LetterStream):
     async def _enter(
         self,
         group: _Group,
-        partition: _Partition,
+        partition: Partition,
         name: bytes,
         fields: dict[bytes, bytes],
         failures: int = 0,
@@ -347,7 +299,7 @@ class RedisStreams(LetterStream):
             await self._acknowledge(group, partition, name)
             return
         lane = f"k{event.key}" if event.key is not None else f"e{name.decode()}"
-        partition.add(name, _Entry(lane, body, failures, takeovers))
+        partition.add(name, Entry(lane, body, failures, takeovers))
 
     async def groups(self) -> list[GroupStatus]:
         names = await self.link.ask(lambda client: client.smembers(f"{self._prefix}:groups"))
@@ -396,7 +348,7 @@ class RedisStreams(LetterStream):
         return claims
 
     async def _pick(
-        self, group: _Group, partition: _Partition, now: float, limit: int
+        self, group: _Group, partition: Partition, now: float, limit: int
     ) -> list[Claim]:
         found: list[Claim] = []
         for lane in list(partition.lanes.values()):
@@ -432,7 +384,7 @@ class RedisStreams(LetterStream):
     # ---------------------------------------------------------------- settling
 
     async def _acknowledge(
-        self, group: _Group, partition: _Partition, name: bytes, *more: Any
+        self, group: _Group, partition: Partition, name: bytes, *more: Any
     ) -> None:
         stream = self._stream(partition.number)
         counts = f"{self._prefix}:counts:{group.name}"
@@ -508,7 +460,7 @@ class RedisStreams(LetterStream):
             await self._bury(self._groups[group], partition, name, letter)
 
     async def _bury(
-        self, group: _Group, partition: _Partition, name: bytes, letter: dict[str, Any]
+        self, group: _Group, partition: Partition, name: bytes, letter: dict[str, Any]
     ) -> None:
         stream = f"{self._prefix}:dead:{group.name}"
         await self._acknowledge(

@@ -2,8 +2,7 @@
 
 An append is one INSERT. Groups fan out when they claim: in the transaction of the claim, what came
 since the group's cursor gets a row in ``nexgate_deliveries``, which is what is leased, retried and
-deleted. The first row of each key is its *head*. Only heads are looked for, by the time at which
-they are free, so a claim costs the same however much waits behind them.
+deleted (``_outbox``).
 
 Leases and delays are kept in the machine's clock, which steps of the wall clock do not touch; after
 a reboot, which restarts it, all leases are void.
@@ -19,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from nexgate.sqlite import Database, NothingToDo, Schema, Synchronous, boot_id
+from nexgate.sqlite import Database, NothingToDo, Synchronous, boot_id
 from nexgate.state import machine_clock
 
 from .._cloudevents import InvalidCloudEvent, decode, encode
@@ -27,86 +26,13 @@ from .._errors import BacklogFull
 from .._event import Event, new_id
 from .._store import Claim, Dead, DurableOptions, GroupStatus
 from .._topics import matcher
+from ._outbox import DELIVER, INSERT, NOBODYS, SCHEMA, append, clean, end, fan_out, is_work, pick
 
 __all__ = ["SqliteOutbox"]
 
-_EVENTS: Final = """
-    CREATE TABLE nexgate_events (
-        seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, key TEXT, body BLOB NOT NULL
-    )
-"""
-# No ``seq`` is used twice, because the last row is never deleted. An index more would double what
-# an append costs: only ids that publishers chose need to be unique, ours are anyway.
-_IDS: Final = """
-    CREATE TABLE nexgate_event_ids (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID
-"""
-_IDS_AT: Final = "CREATE INDEX nexgate_event_ids_at ON nexgate_event_ids (at)"
-_GROUPS: Final = """
-    CREATE TABLE nexgate_groups (name TEXT PRIMARY KEY, cursor INTEGER NOT NULL) WITHOUT ROWID
-"""
-_DELIVERIES: Final = """
-    CREATE TABLE nexgate_deliveries (
-        grp TEXT, seq INTEGER, key TEXT, is_head INTEGER NOT NULL, free_at REAL NOT NULL,
-        failures INTEGER NOT NULL DEFAULT 0, claims INTEGER NOT NULL DEFAULT 0, token TEXT,
-        PRIMARY KEY (grp, seq)
-    ) WITHOUT ROWID
-"""
-_DELIVERIES_KEY: Final = """
-    CREATE INDEX nexgate_deliveries_key ON nexgate_deliveries (grp, key, seq)
-    WHERE key IS NOT NULL
-"""
-_DELIVERIES_HEAD: Final = """
-    CREATE INDEX nexgate_deliveries_head ON nexgate_deliveries (grp, free_at, seq) WHERE is_head
-"""
-_DEAD: Final = """
-    CREATE TABLE nexgate_dead_events (
-        grp TEXT, id TEXT, key TEXT, body BLOB, failures INTEGER, error TEXT, died REAL,
-        PRIMARY KEY (grp, id)
-    ) WITHOUT ROWID
-"""
-_BOOT: Final = "CREATE TABLE nexgate_boot (id TEXT)"
-_SCHEMA: Final = Schema(
-    "events",
-    (
-        (
-            _EVENTS,
-            _IDS,
-            _IDS_AT,
-            _GROUPS,
-            _DELIVERIES,
-            _DELIVERIES_KEY,
-            _DELIVERIES_HEAD,
-            _DEAD,
-            _BOOT,
-        ),
-    ),
-)
-
-_INSERT: Final = "INSERT INTO nexgate_events (topic, key, body) VALUES (?, ?, ?)"
-_DELIVER: Final = (
-    "INSERT OR IGNORE INTO nexgate_deliveries (grp, seq, key, free_at, is_head) VALUES"
-    " (?1, ?2, ?3, ?4, ?3 IS NULL OR NOT EXISTS"
-    " (SELECT 1 FROM nexgate_deliveries WHERE grp = ?1 AND key = ?3))"
-)
-_NEXT_HEAD: Final = (
-    "UPDATE nexgate_deliveries SET is_head = 1 WHERE grp = ?1 AND seq ="
-    " (SELECT min(seq) FROM nexgate_deliveries WHERE grp = ?1 AND key = ?2)"
-)
-_INSERT_ID: Final = "INSERT OR IGNORE INTO nexgate_event_ids VALUES (?, ?)"
-_NOBODYS: Final = ""
-"""Topic of an event that one group has anyway: no pattern is asked about it."""
-_REMEMBERED: Final = 24 * 3600
-"""Seconds for which chosen ids are."""
-_FAN_OUT: Final = 1000
-"""Events that one claim looks at: a transaction stays a few milliseconds."""
-_SUSPECT: Final = 3
-"""Claims without an outcome after which an event is claimed alone: if it kills its consumer, it
-does not take others with it into the dead letters."""
 _MOST_CLAIMS: Final = 20
 _CHECK_EVERY: Final = 64
 _CLEAN_EVERY: Final = 512
-_CLEAN: Final = 4 * _CLEAN_EVERY
-"""Most events that are deleted at once."""
 
 
 class SqliteOutbox:
@@ -127,7 +53,7 @@ class SqliteOutbox:
         clock: Callable[[], float] = machine_clock,
         **options: Any,
     ) -> None:
-        self.database = Database(path, _SCHEMA, synchronous=synchronous, **options)
+        self.database = Database(path, SCHEMA, synchronous=synchronous, **options)
         self._max_pending = max_pending
         self._clock = clock
         self._matches: dict[str, tuple[Callable[[str], bool], ...]] = {}
@@ -157,16 +83,16 @@ class SqliteOutbox:
     async def append(self, events: Sequence[Event], *, within: Any = None) -> None:
         rows = [(each.chosen_id, each.name, each.key, encode(each)) for each in events]
         if within is not None:
-            _append(within, rows)
+            append(within, rows)
             return
         self._appended += len(rows)
         if self._max_pending is not None and self._appended >= _CHECK_EVERY:
             self._appended = 0
             await self._check_backlog(self._max_pending)
         if len(rows) == 1 and rows[0][0] is None:
-            await self.database.execute(_INSERT, rows[0][1:])
+            await self.database.execute(INSERT, rows[0][1:])
         else:
-            await self.database.write(lambda connection: _append(connection, rows))
+            await self.database.write(lambda connection: append(connection, rows))
 
     async def _check_backlog(self, most: int) -> None:
         def waiting(connection: sqlite3.Connection) -> int:
@@ -177,7 +103,7 @@ class SqliteOutbox:
 
         if await self.database.read(waiting) < most:
             return
-        await self.database.write(_clean)
+        await self.database.write(clean)
         count = await self.database.read(waiting)
         if count >= most:
             self._appended = _CHECK_EVERY  # look again at the next one
@@ -217,7 +143,7 @@ class SqliteOutbox:
                 " + (SELECT count(*) FROM nexgate_events WHERE seq > cursor AND topic <> ?),"
                 " (SELECT count(*) FROM nexgate_dead_events WHERE grp = name)"
                 " FROM nexgate_groups ORDER BY name",
-                (_NOBODYS,),
+                (NOBODYS,),
             ).fetchall()
         )
         return [GroupStatus(*row) for row in rows]
@@ -231,8 +157,8 @@ class SqliteOutbox:
 
         def work(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             now = self._clock()
-            came = _fan_out(connection, group, matches, now)
-            picked = json.dumps(_pick(connection, group, now, limit))
+            came = fan_out(connection, group, matches, now)
+            picked = json.dumps(pick(connection, group, now, limit))
             if picked == "[]":
                 if came:
                     return []
@@ -250,7 +176,7 @@ class SqliteOutbox:
             ).fetchall()
 
         # A look without writing first: most looks find nothing, and a write wakes the others.
-        if not await self.database.read(lambda c: _is_work(c, group, self._clock())):
+        if not await self.database.read(lambda c: is_work(c, group, self._clock())):
             return []
         claims: list[Claim] = []
         try:
@@ -291,13 +217,13 @@ class SqliteOutbox:
 
     async def done(self, group: str, claim: Claim) -> None:
         def work(connection: sqlite3.Connection) -> None:
-            _end(connection, group, claim.token, claim.event.key)
+            end(connection, group, claim.token, claim.event.key)
 
         await self.database.write(work)
         self._settled += 1
         if self._settled >= _CLEAN_EVERY:
             self._settled = 0
-            await self.database.write(_clean)
+            await self.database.write(clean)
 
     async def retry(self, group: str, claim: Claim, delay: float) -> None:
         await self.database.execute(
@@ -330,7 +256,7 @@ class SqliteOutbox:
             row = connection.execute(
                 "SELECT key, body FROM nexgate_events WHERE seq = ?", (token[0],)
             ).fetchone()
-            if row is not None and _end(connection, group, token, row[0]):
+            if row is not None and end(connection, group, token, row[0]):
                 connection.execute(
                     "INSERT OR REPLACE INTO nexgate_dead_events VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (group, id, *row, failures, error, time.time()),
@@ -378,8 +304,8 @@ class SqliteOutbox:
                 ).fetchone()
                 if row is None or not _is_readable(row[1]):
                     continue
-                made = connection.execute(_INSERT, (_NOBODYS, *row))
-                connection.execute(_DELIVER, (group, made.lastrowid, row[0], self._clock()))
+                made = connection.execute(INSERT, (NOBODYS, *row))
+                connection.execute(DELIVER, (group, made.lastrowid, row[0], self._clock()))
                 connection.execute(
                     "DELETE FROM nexgate_dead_events WHERE grp = ? AND id = ?", (group, each)
                 )
@@ -400,125 +326,9 @@ class SqliteOutbox:
         return await self.database.write(work)
 
 
-def _append(
-    connection: sqlite3.Connection, rows: Sequence[tuple[str | None, str, str | None, bytes]]
-) -> None:
-    for chosen, *row in rows:
-        if chosen is not None:
-            known = connection.execute(_INSERT_ID, (chosen, time.time()))
-            if not known.rowcount:
-                continue
-        connection.execute(_INSERT, row)
-
-
 def _is_readable(body: bytes) -> bool:
     try:
         decode(body)
     except InvalidCloudEvent:
         return False
     return True
-
-
-def _is_work(connection: sqlite3.Connection, group: str, now: float) -> bool:
-    """Whether a claim may find something."""
-    row = connection.execute(
-        "SELECT EXISTS (SELECT 1 FROM nexgate_events, nexgate_groups"
-        " WHERE name = ? AND seq > cursor)"
-        " OR EXISTS (SELECT 1 FROM nexgate_deliveries WHERE grp = ? AND is_head AND free_at <= ?)",
-        (group, group, now),
-    ).fetchone()
-    return bool(row[0])
-
-
-def _fan_out(
-    connection: sqlite3.Connection,
-    group: str,
-    matches: Sequence[Callable[[str], bool]],
-    now: float,
-) -> bool:
-    """Give the group what came since. Tells whether anything did."""
-    row = connection.execute(
-        "SELECT cursor FROM nexgate_groups WHERE name = ?", (group,)
-    ).fetchone()
-    cursor = row[0] if row is not None else 0
-    found = connection.execute(
-        "SELECT seq, topic, key FROM nexgate_events WHERE seq > ? ORDER BY seq LIMIT ?",
-        (cursor, _FAN_OUT),
-    ).fetchall()
-    if not found:
-        return False
-    connection.executemany(
-        _DELIVER,
-        [
-            (group, seq, key, now)
-            for seq, topic, key in found
-            if topic != _NOBODYS and any(matches_topic(topic) for matches_topic in matches)
-        ],
-    )
-    connection.execute("UPDATE nexgate_groups SET cursor = ? WHERE name = ?", (found[-1][0], group))
-    return True
-
-
-def _pick(connection: sqlite3.Connection, group: str, now: float, limit: int) -> list[int]:
-    """The heads that are free, those first that are so for longest, and what follows them: lanes
-    get an equal share of the room that is left.
-    """
-    heads = connection.execute(
-        "SELECT seq, key, claims FROM nexgate_deliveries"
-        " WHERE grp = ? AND is_head AND free_at <= ? ORDER BY free_at, seq LIMIT ?",
-        (group, now, limit),
-    ).fetchall()
-    picked: list[int] = []
-    lanes: list[tuple[str, int]] = []
-    for seq, key, claims in heads:
-        if claims >= _SUSPECT:
-            if not picked:
-                return [seq]
-            break
-        picked.append(seq)
-        if key is not None:
-            lanes.append((key, seq))
-    room = limit - len(picked)
-    for number, (key, head) in enumerate(lanes):
-        share = room // (len(lanes) - number)
-        if not share:
-            continue
-        followers = connection.execute(
-            "SELECT seq, claims FROM nexgate_deliveries WHERE grp = ? AND key = ? AND seq > ?"
-            " ORDER BY seq LIMIT ?",
-            (group, key, head, share),
-        )
-        for seq, claims in followers:
-            if claims >= _SUSPECT:
-                break
-            picked.append(seq)
-            room -= 1
-    return picked
-
-
-def _end(
-    connection: sqlite3.Connection, group: str, token: tuple[int, str], key: str | None
-) -> bool:
-    """Delete a delivery, and let the next of its key be the head. ``False`` if it was lost."""
-    gone = connection.execute(
-        "DELETE FROM nexgate_deliveries WHERE grp = ? AND seq = ? AND token = ?", (group, *token)
-    )
-    if not gone.rowcount:
-        return False
-    if key is not None:
-        connection.execute(_NEXT_HEAD, (group, key))
-    return True
-
-
-def _clean(connection: sqlite3.Connection) -> None:
-    """Delete what every group has handled, and the ids that need not be remembered any more."""
-    connection.execute(
-        "DELETE FROM nexgate_events WHERE seq <= (SELECT min(cursor) FROM nexgate_groups)"
-        " AND seq < coalesce("
-        " (SELECT min((SELECT min(seq) FROM nexgate_deliveries WHERE grp = name))"
-        " FROM nexgate_groups),"
-        " (SELECT max(seq) FROM nexgate_events))"
-        " AND seq < (SELECT min(seq) FROM nexgate_events) + ?",
-        (_CLEAN,),
-    )
-    connection.execute("DELETE FROM nexgate_event_ids WHERE at < ?", (time.time() - _REMEMBERED,))
