@@ -28,6 +28,7 @@ from nexgate.events import (
     RedisStreams,
     SqliteOutbox,
 )
+from nexgate.events._store import partition_of
 from nexgate.resilience import Backoff
 from nexgate.sqlite import StoreFull
 from nexgate.testing import wait_until
@@ -919,6 +920,26 @@ async def test_events_behind_a_key_that_is_retried_do_not_stop_the_others(
         is_down = False
         await wait_until(lambda: len(heard["down"]) == 1000, 20)
     assert heard == {"up": list(range(100)), "down": list(range(1000))}
+
+
+async def test_a_busy_partition_leaves_the_others_their_turn(valkey: Valkey) -> None:
+    store = RedisStreams(valkey.url, prefix="turns", partitions=2)
+    await store.open()
+    await store.join("g", ["**"], DurableOptions(start="beginning"))
+    await store.append([Event("a", number, key="0") for number in range(100)])
+    other = next(str(n) for n in range(1, 99) if _partition(str(n)) != _partition("0"))
+    await store.append([Event("b", number, key=other) for number in range(4)])
+    names = []
+    for _ in range(8):
+        for claim in await store.claim("g", 4, 30.0):
+            names.append(claim.event.name)
+            await store.done("g", claim)
+    await store.aclose()
+    assert names.count("b") == 4
+
+
+def _partition(key: str) -> int:
+    return partition_of(Event("a", key=key), 2)
 
 
 async def test_a_stream_forgets_what_every_group_has_handled(valkey: Valkey) -> None:

@@ -344,7 +344,11 @@ class RedisStreams(LetterStream):
             if room > 0:
                 for name, fields in await self._read(known, partition, ">", room):
                     await self._enter(known, partition, name, fields)
-            claims += await self._pick(known, partition, now, limit - len(claims))
+            picked = await self._pick(known, partition, now, limit - len(claims))
+            if picked and partition.number in known.held:
+                # The others come first next time, or a busy one would leave them nothing.
+                known.held[partition.number] = known.held.pop(partition.number)
+            claims += picked
         return claims
 
     async def _pick(
