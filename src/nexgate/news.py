@@ -12,15 +12,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from nexgate.plugins import Program
 from nexgate.resilience import StateChanged
 from nexgate.upstream import Guard, InstanceState, ServiceState, Votes
 
+if TYPE_CHECKING:
+    from nexgate.events import EventBus
+
 __all__ = ["News"]
+
+_log = logging.getLogger("nexgate")
+
+_MOST: Final = 1000
+"""News that may be on their way at once."""
+_CLOSING: Final = 5.0
 
 
 class News:
@@ -38,6 +48,7 @@ class News:
         self._program = program
         self._votes = votes
         self._publishing: set[asyncio.Task[Any]] = set()
+        self._is_dropping = False
 
     def follow(self, services: Iterable[ServiceState]) -> None:
         """Hear of what services find out, and pass it on to those that vote."""
@@ -51,15 +62,32 @@ class News:
         program = self._program()
         if not program.has_bus:
             return
-        from nexgate.events import Event
-
-        task = self._loop.create_task(program.bus.publish(Event(topic, data, source="nexgate")))
+        if len(self._publishing) >= _MOST:
+            if not self._is_dropping:
+                _log.error("handlers are slow: news of the gateway are dropped")
+            self._is_dropping = True
+            return
+        self._is_dropping = False
+        task = self._loop.create_task(self._publish(program.bus, topic, data))
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
 
+    async def _publish(self, bus: EventBus, topic: str, data: dict[str, Any]) -> None:
+        from nexgate.events import Event
+
+        try:
+            await bus.publish(Event(topic, data, source="nexgate"))
+        except Exception:  # a handler's, where its policy is to raise; or somebody closed the bus
+            _log.exception("%s was not told to everybody", topic)
+
     async def aclose(self) -> None:
-        """Wait until everything is told."""
-        await asyncio.gather(*self._publishing, return_exceptions=True)
+        """Wait until everything is told, for at most five seconds."""
+        if not self._publishing:
+            return
+        _, late = await asyncio.wait(self._publishing, timeout=_CLOSING)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     def _ejected(self, service: ServiceState, instance: InstanceState, seconds: float) -> None:
         votes = self._votes()
