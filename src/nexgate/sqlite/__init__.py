@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ._boot import boot_id
 from ._database import Database, Synchronous
-from ._errors import NothingToDo, StoreBusy, StoreDamaged, StoreError, StoreFull
+from ._errors import NothingToDo, StoreBusy, StoreDamaged, StoreError, StoreFull, translated
 from ._schema import Schema
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "StoreFull",
     "Synchronous",
     "boot_id",
+    "translated",
 ]

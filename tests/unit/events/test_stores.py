@@ -30,7 +30,7 @@ from nexgate.events import (
 )
 from nexgate.events._store import partition_of
 from nexgate.resilience import Backoff
-from nexgate.sqlite import StoreFull
+from nexgate.sqlite import StoreError, StoreFull
 from nexgate.testing import wait_until
 
 QUICK = DurableOptions(backoff=Backoff(base=0.01, cap=0.02), attempts=3, lease=5.0)
@@ -670,6 +670,10 @@ async def test_an_event_in_the_applications_own_transaction_is_published_with_it
         await wait_until(lambda: heard == [2], 20)
         assert own.execute("SELECT id FROM orders").fetchall() == [(2,)]
         own.close()
+        other = sqlite3.connect(tmp_path / "another.db")
+        with pytest.raises(StoreError, match=r"a connection to .*shop\.db: no such table"):
+            await bus.publish(Event("order.created", {"id": 3}), within=other)
+        other.close()
 
 
 async def test_first_time_makes_at_least_once_once(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from nexgate.sqlite import Database, NothingToDo, Synchronous, boot_id
+from nexgate.sqlite import Database, NothingToDo, Synchronous, boot_id, translated
 from nexgate.state import machine_clock
 
 from .._cloudevents import InvalidCloudEvent, decode, encode
@@ -83,7 +83,10 @@ class SqliteOutbox:
     async def append(self, events: Sequence[Event], *, within: Any = None) -> None:
         rows = [(each.chosen_id, each.name, each.key, encode(each)) for each in events]
         if within is not None:
-            append(within, rows)
+            try:
+                append(within, rows)
+            except sqlite3.Error as error:
+                raise translated(error, f"within a connection to {self.database.path}") from error
             return
         self._appended += len(rows)
         if self._max_pending is not None and self._appended >= _CHECK_EVERY:
