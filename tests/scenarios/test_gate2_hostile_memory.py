@@ -228,6 +228,24 @@ async def test_gate2_no_request_costs_a_hundred_times_a_plain_one(tmp_path: Path
         assert worst < 100
 
 
+async def drip(port: int, worker: int, data: bytes) -> float:
+    """Seconds of CPU that a request costs which comes byte by byte."""
+    loop = asyncio.get_running_loop()
+    sock = await connect(port)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    before = cpu_seconds(worker)
+    for i in range(len(data)):
+        await loop.sock_sendall(sock, data[i : i + 1])
+        if not i % 50:
+            await asyncio.sleep(0)
+    await asyncio.sleep(0.2)
+    spent = cpu_seconds(worker) - before
+    answer = await loop.sock_recv(sock, 100)
+    sock.close()
+    assert answer.startswith(b"HTTP/1.1 200")
+    return spent
+
+
 async def test_gate2_a_dripped_byte_costs_less_than_a_plain_request(tmp_path: Path) -> None:
     """Whoever sends a byte at a time pays for each of them; so do we, but never more than for a
     request: dripping must not be the cheaper attack.
@@ -249,18 +267,8 @@ async def test_gate2_a_dripped_byte_costs_less_than_a_plain_request(tmp_path: Pa
             "trailers": CHUNKED + b"0\r\n" + b"X-T: %b\r\n" % (b"a" * 5000) + b"\r\n",
         }
         for name, data in forms.items():
-            sock = await connect(gateway.port)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            before = cpu_seconds(worker)
-            for i in range(len(data)):
-                await asyncio.get_running_loop().sock_sendall(sock, data[i : i + 1])
-                if not i % 50:
-                    await asyncio.sleep(0)
-            await asyncio.sleep(0.2)
-            spent = cpu_seconds(worker) - before
-            answer = await asyncio.get_running_loop().sock_recv(sock, 100)
-            sock.close()
-            assert answer.startswith(b"HTTP/1.1 200")
+            # The least of three: how often the worker looks is the machine's business, too.
+            spent = min([await drip(gateway.port, worker, data) for _ in range(3)])
             show(
                 dripped=name, bytes=len(data), seconds=spent, byte_in_plain=spent / len(data) / base
             )

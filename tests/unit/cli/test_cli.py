@@ -71,7 +71,7 @@ def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 COMMANDS = (
     *("run", "check", "routes", "explain", "init", "demo", "sidecar", "version"),
-    *("plugins", "di", "worker", "tasks"),
+    *("plugins", "di", "worker", "tasks", "events"),
 )
 
 
