@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ._errors import DependencyError
 from ._keys import Wish, annotations_of, type_name, wish_of
-from ._scope import Scope, current_scope
+from ._registration import Kind, kind_of
+from ._scope import Scope, present_scope
 
 if TYPE_CHECKING:
     from ._container import Container
@@ -48,8 +49,8 @@ def injecting(function: F, container: Container | None) -> F:
     wishes = wishes_in(function)
     if not wishes:
         return function
-    plain = inspect.unwrap(function)
-    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+    kind = kind_of(function)
+    if kind.has_teardown:
         raise TypeError(
             f"{type_name(function)} is a generator, which may outlive the scope it was called in:"
             " open one in it"
@@ -61,7 +62,7 @@ def injecting(function: F, container: Container | None) -> F:
     by_name = _must_be_named(signature, names)
 
     wrapper: Any
-    if inspect.iscoroutinefunction(plain):
+    if kind is Kind.COROUTINE:
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **given: Any) -> Any:
@@ -144,7 +145,7 @@ class _Noting:
 
 def _present(container: Container | None) -> Scope | None:
     """The scope that we are in, if it is one of this container."""
-    scope = current_scope.get()
+    scope = present_scope()
     if scope is not None and container is not None and scope._container is not container:
         return None
     return scope

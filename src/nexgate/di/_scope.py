@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ._graph import Node
     from ._keys import Key
 
-__all__ = ["Scope", "current_scope"]
+__all__ = ["Scope", "current_scope", "present_scope"]
 
 T = TypeVar("T")
 
@@ -159,13 +159,15 @@ class Scope:
     # ---------------------------------------------------------------- its life
 
     def __enter__(self) -> Self:
+        if self._child is not _OUTSIDE:
+            raise DependencyError("this scope is open: open another with container.scope()")
         tokens, context = self._engine.context_tokens, self._context
         self._child = self._engine.root(
             {tokens[key]: context[key.type] for key in tokens if key.type in context}
             if context and tokens
             else None
         )
-        self._before = current_scope.get()
+        self._before = present_scope()
         current_scope.set(self)
         return self
 
@@ -191,6 +193,16 @@ class Scope:
             await unwind(child, error)
 
 
+def present_scope() -> Scope | None:
+    """The innermost scope around the present task that is open: a task that was started in a scope
+    may outlive it.
+    """
+    scope = current_scope.get()
+    while scope is not None and scope._child is _OUTSIDE:
+        scope = scope._before
+    return scope
+
+
 class _Outside:
     """What a scope has before and after its block: what is made then is never torn down."""
 
@@ -199,6 +211,9 @@ class _Outside:
 
     async def get(self, token: Any) -> Any:
         return self.get_sync(token)
+
+    async def close(self, error: BaseException | None) -> None:
+        """Nothing is left of a scope that is left twice."""
 
 
 _OUTSIDE: Final = _Outside()

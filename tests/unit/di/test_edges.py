@@ -14,6 +14,7 @@ from tests.unit.di.other_module import Priced
 
 from nexgate.di import (
     Container,
+    ContainerClosed,
     DependencyCycle,
     DependencyError,
     Inject,
@@ -445,6 +446,86 @@ def test_an_owner_closes_what_is_its_own_and_nothing_else(parts: Container) -> N
     owner.close()
     assert C not in parts
     assert parts.resolve(A) is parts.resolve(A)
+
+
+async def test_an_owner_that_has_ended_takes_nothing_that_nobody_would_take_back(
+    parts: Container,
+) -> None:
+    owner = parts.owner("plugin geo")
+    await owner.aclose()
+    with pytest.raises(ContainerClosed, match="plugin geo has ended"):
+        owner.register(C, C(A(), B()))
+    assert C not in parts
+    await owner.aclose()
+
+
+async def test_an_object_with_an_async_call_is_filled_for_as_long_as_it_runs() -> None:
+    told: list[str] = []
+
+    async def make() -> AsyncIterator[A]:
+        yield A()
+        told.append("torn down")
+
+    class Handler:
+        async def __call__(self, a: Inject[A]) -> A:
+            await asyncio.sleep(0)
+            told.append("handled")
+            return a
+
+    container = Container()
+    container.register_factory(A, make, lifetime="scoped")
+    call: Any = container.inject(Handler())
+    assert type(await call()) is A
+    assert told == ["handled", "torn down"]
+
+
+async def test_a_task_that_outlives_the_scope_it_was_started_in_has_one_of_its_own() -> None:
+    container = Container()
+    container.register_factory(A, A, lifetime="scoped")
+
+    @container.inject
+    async def asks(a: Inject[A]) -> A:
+        return a
+
+    call: Any = asks
+    go_on = asyncio.Event()
+
+    async def later() -> A:
+        await go_on.wait()
+        found: A = await call()
+        return found
+
+    async with container.scope() as outer:
+        async with container.scope():
+            first, second = asyncio.create_task(later()), asyncio.create_task(later())
+            await asyncio.sleep(0)
+        kept = outer.resolve(A)
+        go_on.set()
+        assert await first is kept  # the one around, which is open
+        go_on.clear()
+        third = asyncio.create_task(later())
+        await asyncio.sleep(0)
+    go_on.set()
+    assert await third is not kept
+    await second
+
+
+def test_a_scope_is_entered_once_at_a_time_and_may_be_left_twice() -> None:
+    told: list[str] = []
+
+    def make() -> Iterator[A]:
+        yield A()
+        told.append("torn down")
+
+    container = Container()
+    container.register_factory(A, make, lifetime="scoped")
+    scope = container.scope()
+    with scope:
+        scope.resolve(A)
+        with pytest.raises(DependencyError, match="this scope is open"):
+            scope.__enter__()
+    scope.__exit__(None, None, None)
+    assert told == ["torn down"]
 
 
 async def test_what_the_outermost_injected_call_raises_is_kept_for_who_opened_the_scope(
