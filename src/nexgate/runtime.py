@@ -436,7 +436,7 @@ class Runtime:
         except BaseException:
             await self.plugins.abandon(made.plugins)
             raise
-        await self.plugins.announce(made.plugins)
+        self.plugins.announce(made.plugins)
         what = "gateway.reloaded" if self._is_started else "gateway.started"
         self._is_started = True
         config = made.config

@@ -314,7 +314,10 @@ def test_a_new_plugin_passes_its_check_and_works_in_a_gateway(tmp_path: Path) ->
     done = nexgate(tmp_path, "plugins", "new", "geo_block")
     assert done.returncode == 0, done.stderr
     assert nexgate(tmp_path, "plugins", "new", "geo_block").returncode == 2
-    assert nexgate(tmp_path, "plugins", "new", "Geo-Block").returncode == 2
+    for name in ("Geo-Block", "../geo", "a/b", "-", "", "geo\n"):
+        assert nexgate(tmp_path, "plugins", "new", "--", name).returncode == 2
+    assert nexgate(tmp_path, "plugins", "new", "none", "--folder", "odd").returncode == 0
+    assert nexgate(tmp_path, "plugins", "check", "odd/none.py").returncode == 0
     done = nexgate(tmp_path, "plugins", "check", "plugins/geo_block.py")
     assert (done.returncode, done.stdout[:15]) == (0, "✓ geo_block 0.1"), done.stderr
     (tmp_path / "gateway.toml").write_text(

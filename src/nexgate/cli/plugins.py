@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -131,6 +132,8 @@ def new(
     path = folder / f"{name}.py"
     folder.mkdir(parents=True, exist_ok=True)
     cls = "".join(part.capitalize() for part in name.split("_"))
+    if iskeyword(cls):
+        cls = f"{cls}Plugin"  # None, True, False
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(TEMPLATE.format(name=name, cls=cls))
@@ -270,7 +273,7 @@ def _row(spec: PluginSpec, *, is_used: bool) -> dict[str, Any]:
         "version": loaded.manifest.version,
         "requires": list(loaded.manifest.requires),
         "provides": list(cls.provides()),
-        "events": sorted({topic for _, topic, _ in cls.handlers()}),
+        "events": sorted({getattr(topic, "__name__", topic) for _, topic, _ in cls.handlers()}),
         "description": loaded.manifest.description,
     }
 

@@ -39,7 +39,7 @@ def in_package(package: str) -> Iterator[Source]:
     """Every module of an importable package. Raises ``PluginError`` when it is none."""
     try:
         found = importlib.import_module(package)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(package, "find", f"the package cannot be imported: {error}") from error
     path = getattr(found, "__path__", None)
     if path is None:
