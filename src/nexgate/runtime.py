@@ -10,7 +10,6 @@ because something else in the file changed.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import ssl
 from collections.abc import Mapping, Sequence
@@ -176,16 +175,8 @@ def build(
 
 
 def _injected(filter: Filter, program: Program) -> Filter:
-    """The filter with its ``Inject[…]`` parameters filled; containers are not made for those that
-    have none.
-    """
-    try:
-        parameters = inspect.signature(filter.function).parameters.values()
-    except (TypeError, ValueError):
-        return filter  # which it is told, where its parameters are looked at
-    if not any("Inject" in str(each.annotation) for each in parameters):
-        return filter
-    return replace(filter, function=program.container.inject(filter.function), name=filter.title)
+    """The filter with its ``Inject[…]`` parameters filled."""
+    return replace(filter, function=program.inject(filter.function), name=filter.title)
 
 
 def _check_custom(service: ServiceConfig, objects: Objects) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from nexgate import ConfigError, Gateway, Request, Response
 from nexgate.di import Container, Inject
 from nexgate.events import Event, EventBus
-from nexgate.plugins import Plugin, PluginConfig
+from nexgate.plugins import Plugin, PluginConfig, PluginConfigError, on
 from nexgate.testing import RawClient, wait_until
 
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -72,6 +75,50 @@ async def test_filters_are_given_what_they_are_annotated_with() -> None:
     assert container.resolve(Names).seen == ["/x", "/x"]
     assert sessions[0] is not sessions[1]
     assert sessions[0].names is container.resolve(Names)
+
+
+NamesOfHere = Inject[Names]
+
+
+@dataclass
+class Seen:
+    """A typed event."""
+
+    name: str
+
+
+async def test_filters_and_event_handlers_are_given_what_they_ask_for_under_another_name() -> None:
+    gateway = Gateway()
+    gateway.container.register_factory(Names, Names)
+    gateway.route("/*", respond=204)
+
+    class Hearing(Plugin):
+        def initialize(self, app: Any) -> None: ...
+
+        def cleanup(self) -> None: ...
+
+        @on(Seen)
+        def heard(self, event: Seen, names: NamesOfHere) -> None:
+            names.seen.append(event.name)
+
+    @gateway.filter()
+    def before(request: Request, *, names: NamesOfHere) -> None:
+        names.seen.append(request.path)
+
+    gateway.plugin("hearing", Hearing())
+    async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
+        assert (await client.request(GET)).status == 204
+        await gateway.bus.publish(Seen("event"))
+    assert gateway.container.resolve(Names).seen == ["/x", "event"]
+
+
+def test_two_plugins_of_one_name_in_a_folder_are_a_mistake(
+    folder: Path, write: Callable[[str, str], Path]
+) -> None:
+    write("geo.py", "")
+    write("geo/__init__.py", "")
+    with pytest.raises(PluginConfigError, match=r"have two plugins named geo: .*geo and .*geo\.py"):
+        Gateway(plugin_folders=[str(folder)]).build()
 
 
 async def test_the_bus_hears_of_the_gateway_its_circuits_and_its_instances() -> None:
