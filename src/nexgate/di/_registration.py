@@ -65,15 +65,18 @@ class Registration:
 
 
 def kind_of(factory: Callable[..., Any]) -> Kind:
-    """How a factory makes what it makes."""
-    plain = inspect.unwrap(function_of(factory))
-    if inspect.isasyncgenfunction(plain):
-        return Kind.ASYNC_GENERATOR
-    if inspect.isgeneratorfunction(plain):
-        return Kind.GENERATOR
-    if inspect.iscoroutinefunction(plain):
-        return Kind.COROUTINE
-    return Kind.FUNCTION
+    """How a factory makes what it makes: as the outermost of its decorators that says so."""
+    plain = function_of(factory)
+    while True:
+        if inspect.isasyncgenfunction(plain):
+            return Kind.ASYNC_GENERATOR
+        if inspect.isgeneratorfunction(plain):
+            return Kind.GENERATOR
+        if inspect.iscoroutinefunction(plain):
+            return Kind.COROUTINE
+        if not hasattr(plain, "__wrapped__"):
+            return Kind.FUNCTION
+        plain = plain.__wrapped__
 
 
 def wishes_of(factory: Callable[..., Any]) -> tuple[Wish, ...]:

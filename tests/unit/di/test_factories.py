@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Set
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import InitVar, dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import pytest
@@ -175,6 +175,19 @@ def test_a_scope_that_a_stop_iteration_ends_raises_it_and_nothing_else() -> None
         scope.resolve(A)
         raise error
     assert seen == [error]
+
+
+async def test_a_decorator_that_waits_makes_an_async_factory_of_a_plain_one() -> None:
+    def make() -> A:
+        return A()
+
+    @wraps(make)
+    async def waiting() -> A:
+        return make()
+
+    container = Container()
+    container.register_factory(A, waiting)
+    assert type(await container.aresolve(A)) is A
 
 
 class Mailer(Protocol):
