@@ -182,7 +182,10 @@ def _injected(filter: Filter, program: Program) -> Filter:
 def _check_custom(service: ServiceConfig, objects: Objects) -> None:
     """Whether what the service names is there. Raises ``ConfigError``."""
     if service.balancer.kind == "custom":
-        make_balancer(service.balancer, objects)
+        if objects.is_of_plugin(service.balancer.use):
+            objects.find(service.balancer.use)  # it may need what `initialize` makes
+        else:
+            make_balancer(service.balancer, objects)
     for source in service.discover:
         if source.kind == "custom":
             objects.find(source.use)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -304,6 +305,17 @@ async def test_what_an_editor_hides_beside_a_module_is_no_part_of_the_plugin(
     write("p/.saved/sub.py", "not python")
     assert await manager.reload() == []
     await manager.cleanup()
+
+
+async def test_watching_sees_an_edit_that_keeps_size_and_time(folder: Path, write: Write) -> None:
+    path = write("p.py", plugin(body="version = '1.0'"))
+    kept = path.stat()
+    manager = PluginManager()
+    manager.discover(folder)
+    async with watched(manager):
+        write("p.py", plugin(body="version = '2.0'"))
+        os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+        await wait_until(lambda: manager.get("p").version == "2.0")
 
 
 async def test_watching_a_package_sees_what_is_mended_and_what_is_new(
