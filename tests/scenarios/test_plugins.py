@@ -422,6 +422,38 @@ def test_checking_reports_every_plugin_that_fails_and_why(tmp_path: Path) -> Non
     assert "✓ c" in done.stdout
 
 
+def test_checking_a_plugin_starts_what_it_requires_with_the_configuration_of_both(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    head = "from nexgate.plugins import Plugin, PluginConfig\nclass P(Plugin):\n"
+    ends = "  def cleanup(self): pass\n"
+    (folder / "a.py").write_text(
+        head + "  version = '1.2'\n  class Config(PluginConfig):\n    url: str\n"
+        "  def initialize(self, app): self.container.register(str, self.config.url)\n" + ends
+    )
+    (folder / "b.py").write_text(
+        head + "  requires = ('a>=1',)\n"
+        "  def initialize(self, app): assert self.container.resolve(str) == 'x'\n" + ends
+    )
+    (folder / "c.py").write_text("raise LookupError('optional')\n")
+    (tmp_path / "gateway.toml").write_text(
+        '[gateway]\nplugin_folders = ["plugins"]\n[plugins.a.config]\nurl = "x"\n'
+        "[plugins.c]\nrequired = false\n"
+    )
+    done = nexgate(tmp_path, "plugins", "check")
+    assert "optional" in done.stderr
+    assert "✓ a 1.2" in done.stdout
+    assert "✓ b 0.0.0" in done.stdout
+    for name in ("a", "b"):
+        done = nexgate(tmp_path, "plugins", "check", f"plugins/{name}.py")
+        assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / "gateway.toml").write_text("no toml")
+    done = nexgate(tmp_path, "plugins", "check", "plugins/a.py")
+    assert "plugins.a.config.url is required" in done.stderr
+
+
 def test_a_plugin_brings_commands(tmp_path: Path) -> None:
     folder = tmp_path / "plugins"
     folder.mkdir()

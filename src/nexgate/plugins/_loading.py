@@ -101,7 +101,7 @@ def load(spec: PluginSpec, previous: Loaded | None = None) -> Loaded:
     except BaseException:
         forget(module.__name__)
         raise
-    plugin._config = config
+    plugin._name, plugin._config = spec.name, config
     return Loaded(spec, plugin, manifest, digest, module.__name__, files)
 
 
@@ -117,6 +117,7 @@ def given(
     source = Source(module=type(plugin).__module__, attribute=type(plugin).__qualname__)
     spec = PluginSpec(name, source, config, required, timeout)
     manifest, plugin._config = _read(type(plugin), spec)
+    plugin._name = name
     return Loaded(spec, plugin, manifest)
 
 

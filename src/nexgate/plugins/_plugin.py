@@ -68,6 +68,7 @@ class Plugin(ABC):
     """A ``typer.Typer`` that ``nexgate NAME …`` runs."""
     Config: ClassVar[type[Any] | None] = None
 
+    _name: str = ""
     _config: Any = None
     _resources: Resources | None = None
 
@@ -131,7 +132,7 @@ class Plugin(ABC):
     @property
     def log(self) -> logging.Logger:
         """``nexgate.plugins.NAME``."""
-        return logging.getLogger(f"nexgate.plugins.{type(self).name or type(self).__name__}")
+        return logging.getLogger(f"nexgate.plugins.{self._name or type(self).__name__}")
 
     @property
     def _running(self) -> Resources:
