@@ -38,7 +38,7 @@ class Override:
             if is_factory
             else Registration(key, Kind.INSTANCE, "singleton", to)
         )
-        self._number = container._add(made, owner=f"override#{id(self)}").number
+        self._number = container._add(made, owner=f"#override {id(self)}").number
 
     def _take_back(self) -> Any:
         assert self._number is not None

@@ -22,6 +22,7 @@ from nexgate.di import (
     Named,
     NeedsAwait,
     NeedsScope,
+    current_scope,
     inject,
 )
 from nexgate.testing import wait_until
@@ -253,6 +254,29 @@ async def test_a_factory_may_ask_its_own_scope() -> None:
         await scope.aresolve(A)
 
 
+async def test_tasks_of_a_factory_that_ask_its_scope_at_once_get_the_same() -> None:
+    made: list[A] = []
+    container = Container()
+
+    async def make_a() -> A:
+        await asyncio.sleep(0)
+        made.append(A())
+        return made[-1]
+
+    async def make_c() -> C:
+        scope = current_scope.get()
+        assert scope is not None
+        first, second = await asyncio.gather(scope.aresolve(A), scope.aresolve(A))
+        assert first is second
+        return C(first, B())
+
+    container.register_factory(A, make_a, lifetime="scoped")
+    container.register_factory(C, make_c, lifetime="scoped")
+    async with container.scope() as scope, asyncio.timeout(5):
+        await asyncio.gather(scope.aresolve(C), scope.aresolve(C), scope.aresolve(A))
+    assert len(made) == 1
+
+
 async def test_one_that_waits_for_its_turn_in_a_scope_and_gives_up_disturbs_nobody() -> None:
     container = Container()
     told: list[str] = []
@@ -262,7 +286,7 @@ async def test_one_that_waits_for_its_turn_in_a_scope_and_gives_up_disturbs_nobo
         first = asyncio.create_task(scope.aresolve(A))
         await entered.wait()
         second = asyncio.create_task(scope.aresolve(A))
-        await wait_until(lambda: scope._freed is not None)
+        await wait_until(lambda: scope._turn is not None and scope._turn.freed is not None)
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
@@ -457,6 +481,41 @@ async def test_an_owner_that_has_ended_takes_nothing_that_nobody_would_take_back
         owner.register(C, C(A(), B()))
     assert C not in parts
     await owner.aclose()
+
+
+async def test_an_owner_that_replaces_one_of_its_name_takes_its_place_among_the_others() -> None:
+    container = Container()
+    first, other = container.owner("plugin a"), container.owner("plugin b")
+    for owner, label in ((first, "a1"), (other, "b1")):
+        owner.register(str, label)
+        owner.register_factory(B, B, collect=True)
+    kept = container.resolve(list[B])
+    second = container.owner("plugin a")
+    second.register(str, "a2")
+    second.register_factory(B, B, collect=True)
+    await first.aclose()
+    assert container.resolve(str) == "b1"
+    again = container.resolve(list[B])
+    assert again[0] not in kept
+    assert again[1] is kept[1]
+    await other.aclose()
+    assert container.resolve(str) == "a2"
+    with container.override(str, "x"), container.override(str, "y"):
+        assert container.resolve(str) == "y"
+
+
+def test_a_scope_has_none_for_what_may_be_missing_and_is() -> None:
+    container = Container()
+    with container.scope({A: A()}) as scope:
+        asked: Any = A | None
+        assert isinstance(scope.resolve(asked), A)
+        asked = B | None
+        assert scope.resolve(asked) is None
+        container.register_factory(C, C)
+    with container.scope() as scope:
+        asked = C | None
+        with pytest.raises(DependencyError, match="C → A"):
+            scope.resolve(asked)
 
 
 async def test_an_object_with_an_async_call_is_filled_for_as_long_as_it_runs() -> None:
