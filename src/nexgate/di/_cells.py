@@ -46,7 +46,6 @@ class Cell:
         self,
         key: Key,
         needs: frozenset[int],
-        maker: Maker | None,
         made: Callable[[Cell], None],
         *,
         has_teardown: bool,
@@ -61,7 +60,8 @@ class Cell:
         self.value: Any = NOTHING
         self.is_over = False
         """Taken out of its container: it is not made again, also not by a scope that knows it."""
-        self._maker = maker
+        self.maker: Maker | None = None
+        """Knows a whole generation, and is forgotten when there is nothing to make any more."""
         self._made = made
         self._lock = threading.Lock()
         self._making: Future[None] | None = None
@@ -148,7 +148,7 @@ class Cell:
                 waiting._waits_for.remove(self)
 
     async def _make(self, *, is_async: bool) -> Any:
-        maker, making = self._maker, self._making
+        maker, making = self.maker, self._making
         assert maker is not None
         assert making is not None
         before = _being_made.get()
@@ -167,7 +167,8 @@ class Cell:
             with self._lock:
                 is_over = self.is_over
                 if not is_over:
-                    self._scope = scope
+                    # Which knows its generation, too, so it is kept where it is needed only.
+                    self._scope = scope if self.has_teardown else None
                     self.value = value
             if is_over:
                 await unwind(scope)
@@ -180,6 +181,8 @@ class Cell:
                 self._waited(before[-1])
             with self._lock:
                 self._making = None
+                if self.is_over or self.is_made:
+                    self.maker = None
             making.set_result(None)
 
     # ---------------------------------------------------------------- ending
@@ -188,6 +191,8 @@ class Cell:
         """Let nobody make it any more; one that is being made is torn down when it is."""
         with self._lock:
             self.is_over = True
+            if self._making is None:
+                self.maker = None
 
     async def aclose(self) -> None:
         """Run its teardown, if it was made. Raises what that raises."""

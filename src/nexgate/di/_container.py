@@ -296,7 +296,6 @@ class Container:
             cell = Cell(
                 node.key,
                 node.all_needs,
-                Maker(engine, node.registration),
                 self._was_made,
                 has_teardown=node.has_teardown,
                 ends_async=node.ends_async,
@@ -306,6 +305,9 @@ class Container:
             self._cells[key] = cell
         if cell.is_made:
             self._publish(node.key, cell)
+        else:
+            # Of the same registrations as the one before, whose generation can go.
+            cell.maker = Maker(engine, node.registration)
         return cell
 
     def _was_made(self, cell: Cell) -> None:

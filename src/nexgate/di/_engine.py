@@ -30,8 +30,8 @@ class Life(BaseScope):
 
 
 class Maker:
-    """Makes one singleton, with the engine that first knew it: that one has what it needs as it
-    was then, whatever is registered meanwhile.
+    """Makes one singleton, with an engine that knows what it is made of, whatever is registered
+    meanwhile.
     """
 
     def __init__(self, engine: Engine, registration: Registration) -> None:

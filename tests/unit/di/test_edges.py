@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
+from weakref import WeakSet
 
 import pytest
 from tests.unit.di.other_module import Priced
@@ -120,6 +122,43 @@ def test_instances_that_were_replaced_are_not_kept() -> None:
         container.resolve(C)
     assert len(container._cells) < 10
     container.close()
+
+
+def loaded_again(how: str) -> tuple[type[Any], Any]:
+    """Another class each time, as in a module that is loaded again, and what makes it."""
+
+    class Part:
+        pass
+
+    def make() -> Iterator[Part]:
+        yield Part()
+
+    return Part, make if how == "with teardown" else Part
+
+
+@pytest.mark.parametrize("how", ["instance", "made", "not made", "with teardown"])
+async def test_nothing_of_an_owner_is_kept_by_the_one_that_replaces_it(how: str) -> None:
+    container = Container()
+    before = container.owner("plugin")
+    alive: WeakSet[Any] = WeakSet()
+    for _ in range(10):
+        part, make = loaded_again(how)
+        alive.add(part)
+        owner = container.owner("plugin")
+        if how == "instance":
+            owner.register(part, part())
+        else:
+            owner.register_factory(part, make)
+        if how != "not made":
+            container.resolve(part)
+        with container.scope():  # while both are registered
+            pass
+        await before.aclose()
+        before = owner
+    del part, make
+    with container.scope():
+        gc.collect()
+    assert len(alive) <= 2
 
 
 def test_a_scope_is_good_within_its_block_only() -> None:
