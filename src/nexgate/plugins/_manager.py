@@ -87,6 +87,8 @@ class PluginManager:
         self._retiring: set[asyncio.Task[None]] = set()
         self._telling: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
+        self._seen: dict[str, Any] = {}
+        """Files as they were before they were loaded."""
         self._app: Any = None
         self._is_initialized = False
 
@@ -119,17 +121,22 @@ class PluginManager:
         One that cannot be loaded is logged, kept in ``failures`` and left out. ``reload`` and
         ``watch`` look again, and find new ones.
         """
-        self._places.append(
-            ("folder" if isinstance(place, Path) else "package", place, config or {})
+        return self._discover(
+            "folder" if isinstance(place, Path) else "package", place, config or {}
         )
-        return self._take(self._found(*self._places[-1]))
 
     def discover_installed(
         self, *, config: Mapping[str, Mapping[str, Any]] | None = None
     ) -> list[str]:
         """The same for what installed distributions name in the group ``nexgate.plugins``."""
-        self._places.append(("installed", "", config or {}))
-        return self._take(self._found(*self._places[-1]))
+        return self._discover("installed", "", config or {})
+
+    def _discover(self, kind: str, place: Path | str, config: Mapping[str, Any]) -> list[str]:
+        self._places.append((kind, place, config))
+        seen = self._stamps()
+        names = self._take(self._found(kind, place, config))
+        self._seen = self._stamps() | seen | self._seen
+        return names
 
     def _found(
         self, kind: str, place: Path | str, config: Mapping[str, Any]
@@ -418,17 +425,16 @@ class PluginManager:
             raise
 
     async def watch(self, interval: float = 0.2) -> None:
-        """Reload whenever a file of a plugin changes, until cancelled. An edit that cannot be used
-        is logged with its traceback; the version before stays.
+        """Reload whenever a file of a plugin has changed since it was discovered, until cancelled.
+        An edit that cannot be used is logged with its traceback; the version before stays.
 
         By ``stat``, every ``interval`` seconds: that works on every file system. A file that is
         still being written is left until it has been the same twice.
         """
-        seen = self._stamps()
         while True:
             await asyncio.sleep(interval)
             now = self._stamps()
-            if now == seen:
+            if now == self._seen:
                 continue
             while True:
                 await asyncio.sleep(interval / 2)
@@ -436,7 +442,7 @@ class PluginManager:
                 if settled == now:
                     break
                 now = settled
-            seen = now
+            self._seen = now
             try:
                 await self.reload()
             except (PluginError, PluginConfigError) as error:

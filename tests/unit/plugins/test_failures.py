@@ -307,6 +307,28 @@ async def test_what_an_editor_hides_beside_a_module_is_no_part_of_the_plugin(
     await manager.cleanup()
 
 
+async def test_watching_sees_an_edit_that_came_before_it_began(folder: Path, write: Write) -> None:
+    write("p.py", plugin())
+    manager = PluginManager()
+    manager.discover(folder)
+    manager.discover(folder / "later")
+    await manager.initialize()
+    write("p.py", plugin(body="version = '2.0'"))
+    write("later/q.py", plugin())
+    watching = asyncio.create_task(manager.watch(0.02))
+    await wait_until(lambda: manager.get("p").version == "2.0")
+    assert manager.get("q").version == "0.0.0"
+    watching.cancel()
+    await asyncio.wait({watching})
+    await manager.cleanup()
+
+
+def test_a_folder_that_is_given_as_text_is_told_so(folder: Path) -> None:
+    manager = PluginManager()
+    assert manager.discover(str(folder)) == []
+    assert "a folder is a Path" in str(manager.failures[str(folder)])
+
+
 async def test_watching_sees_an_edit_that_keeps_size_and_time(folder: Path, write: Write) -> None:
     path = write("p.py", plugin(body="version = '1.0'"))
     kept = path.stat()
