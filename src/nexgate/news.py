@@ -12,15 +12,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from nexgate.plugins import Program
 from nexgate.resilience import StateChanged
 from nexgate.upstream import Guard, InstanceState, ServiceState, Votes
 
 __all__ = ["News"]
+
+_log = logging.getLogger("nexgate")
+
+_PATIENCE: Final = 10.0
+"""Seconds that those who hear of the gateway may take when it ends."""
 
 
 class News:
@@ -55,11 +61,23 @@ class News:
 
         task = self._loop.create_task(program.bus.publish(Event(topic, data, source="nexgate")))
         self._publishing.add(task)
-        task.add_done_callback(self._publishing.discard)
+        task.add_done_callback(self._told)
+
+    def _told(self, task: asyncio.Task[Any]) -> None:
+        self._publishing.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("an event could not be told", exc_info=task.exception())
 
     async def aclose(self) -> None:
-        """Wait until everything is told."""
-        await asyncio.gather(*self._publishing, return_exceptions=True)
+        """Wait until everything is told; whoever takes too long to hear of it is cancelled."""
+        if not self._publishing:
+            return
+        _, late = await asyncio.wait(set(self._publishing), timeout=_PATIENCE)
+        for task in late:
+            task.cancel()
+        if late:
+            _log.error("events were not handled within %gs of the end", _PATIENCE)
+            await asyncio.wait(late, timeout=1.0)
 
     def _ejected(self, service: ServiceState, instance: InstanceState, seconds: float) -> None:
         votes = self._votes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +150,30 @@ async def test_the_bus_hears_of_the_gateway_its_circuits_and_its_instances() -> 
     changed = next(event for event in heard if event.name == "circuit.changed")
     assert changed.data["service"] == "s"
     assert (changed.data["before"], changed.data["after"]) == ("closed", "open")
+
+
+async def test_those_who_hear_of_a_gateway_and_do_not_end_do_not_keep_it_from_ending(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("nexgate.news._PATIENCE", 0.05)
+    bus = EventBus(errors="raise")
+    hearing = asyncio.Event()
+
+    @bus.on("gateway.started")
+    async def never(event: Event) -> None:
+        hearing.set()
+        await asyncio.Event().wait()
+
+    @bus.on("gateway.stopping")
+    async def broken(event: Event) -> None:
+        raise LookupError("not mine")
+
+    gateway = Gateway(bus=bus)
+    gateway.route("/*", respond=204)
+    async with asyncio.timeout(5), gateway.serving("127.0.0.1:0"):
+        await hearing.wait()
+    assert "an event could not be told" in caplog.text
+    assert "were not handled" in caplog.text
 
 
 async def test_a_plugin_that_is_there_as_an_object_extends_the_gateway() -> None:
