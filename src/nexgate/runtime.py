@@ -597,18 +597,21 @@ class Runtime:
     async def aclose(self) -> None:
         self.news.tell("gateway.stopping", {})
         await self.news.aclose()
-        await self.plugins.cleanup()
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
         for task in list(self._retiring):
             task.cancel()
-        await asyncio.gather(*(followed.aclose() for _, followed in self._followed.values()))
-        self._followed.clear()
-        if self._votes is not None:
-            await self._votes.aclose()
-        for service in self.services.values():
-            await service.aclose()
+        try:
+            await asyncio.gather(*(followed.aclose() for _, followed in self._followed.values()))
+            self._followed.clear()
+            if self._votes is not None:
+                await self._votes.aclose()
+            for service in self.services.values():
+                await service.aclose()
+        finally:
+            # Sources of instances and applications may be theirs.
+            await self.plugins.cleanup()
         if self.state is not None:
             await self.state.aclose()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,49 @@ async def test_a_plugin_that_is_there_as_an_object_extends_the_gateway() -> None
     gateway.route("/*", respond=200, filters=["stamp:stamp"])
     async with gateway.serving("127.0.0.1:0") as served, RawClient(served.url) as client:
         assert (await client.request(GET)).value("x-stamp") == "w 1"
+
+
+async def test_a_plugin_ends_after_those_who_use_what_it_has() -> None:
+    told: list[str] = []
+
+    class Serving(Plugin):
+        def initialize(self, app: Any) -> None:
+            told.append("+plugin")
+
+        def cleanup(self) -> None:
+            told.append("-plugin")
+
+        async def app(self, scope: Any, receive: Any, send: Any) -> None:
+            for sign, event in ("+", "startup"), ("-", "shutdown"):
+                assert (await receive())["type"] == f"lifespan.{event}"
+                told.append(f"{sign}app")
+                await send({"type": f"lifespan.{event}.complete"})
+
+        def source(self, service: str) -> Any:
+            class Source:
+                name = "source"
+
+                async def watch(self) -> AsyncIterator[tuple[Any, ...]]:
+                    told.append("+source")
+                    yield ()
+                    try:
+                        await asyncio.Event().wait()
+                    finally:
+                        told.append("-source")
+
+            return Source()
+
+    gateway = Gateway()
+    gateway.service("app", "asgi:serving:app")
+    gateway.service("found", discover=[{"kind": "custom", "use": "serving:source"}])
+    gateway.route("/app", "app")
+    gateway.route("/*", "found")
+    gateway.plugin("serving", Serving())
+    async with asyncio.timeout(10), gateway.serving("127.0.0.1:0"):
+        pass
+    assert told[0] == "+plugin"
+    assert told[-1] == "-plugin"
+    assert sorted(told[1:-1]) == ["+app", "+source", "-app", "-source"]
 
 
 async def test_a_plugin_that_fails_keeps_the_gateway_from_starting() -> None:
