@@ -60,7 +60,7 @@ class Cell:
         self.value: Any = NOTHING
         self.is_over = False
         """Taken out of its container: it is not made again, also not by a scope that knows it."""
-        self.maker: Maker | None = None
+        self._maker: Maker | None = None
         """Knows a whole generation, and is forgotten when there is nothing to make any more."""
         self._made = made
         self._lock = threading.Lock()
@@ -73,6 +73,14 @@ class Cell:
     @property
     def is_made(self) -> bool:
         return self.value is not NOTHING
+
+    def renew(self, maker: Maker) -> None:
+        """Be made by ``maker`` from here on: of the same registrations as by the one before, whose
+        generation can go.
+        """
+        with self._lock:
+            if self.value is NOTHING and not self.is_over:
+                self._maker = maker
 
     # ---------------------------------------------------------------- making
 
@@ -148,7 +156,7 @@ class Cell:
                 waiting._waits_for.remove(self)
 
     async def _make(self, *, is_async: bool) -> Any:
-        maker, making = self.maker, self._making
+        maker, making = self._maker, self._making
         assert maker is not None
         assert making is not None
         before = _being_made.get()
@@ -182,7 +190,7 @@ class Cell:
             with self._lock:
                 self._making = None
                 if self.is_over or self.is_made:
-                    self.maker = None
+                    self._maker = None
             making.set_result(None)
 
     # ---------------------------------------------------------------- ending
@@ -192,7 +200,7 @@ class Cell:
         with self._lock:
             self.is_over = True
             if self._making is None:
-                self.maker = None
+                self._maker = None
 
     async def aclose(self) -> None:
         """Run its teardown, if it was made. Raises what that raises."""

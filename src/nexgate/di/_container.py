@@ -248,7 +248,10 @@ class Container:
                 raise ContainerClosed("the container is closed")
             if self._engine is None:
                 self._forget_replaced()
-                self._engine = Engine(self._graph(), self._cell_of)
+                engine = Engine(self._graph(), self._cell_of)
+                for key, cell in engine.cells.items():
+                    cell.renew(Maker(engine, engine.graph.nodes[key].registration))
+                self._engine = engine
             return self._engine
 
     def _forget_replaced(self) -> None:
@@ -288,8 +291,8 @@ class Container:
 
     # ---------------------------------------------------------------- singletons
 
-    def _cell_of(self, engine: Engine, node: Node) -> Cell:
-        """The cell of a singleton as it is in the generation of ``engine``."""
+    def _cell_of(self, node: Node) -> Cell:
+        """The cell of a singleton as it is in the present generation."""
         key = (node.registration.number, node.all_needs)
         cell = self._cells.get(key)
         if cell is None:
@@ -305,9 +308,6 @@ class Container:
             self._cells[key] = cell
         if cell.is_made:
             self._publish(node.key, cell)
-        else:
-            # Of the same registrations as the one before, whose generation can go.
-            cell.maker = Maker(engine, node.registration)
         return cell
 
     def _was_made(self, cell: Cell) -> None:

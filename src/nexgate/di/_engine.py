@@ -46,7 +46,7 @@ class Maker:
 class Engine:
     """Compiled from a graph; ``cell_of`` keeps the singletons, which outlive it."""
 
-    def __init__(self, graph: Graph, cell_of: Callable[[Engine, Node], Cell]) -> None:
+    def __init__(self, graph: Graph, cell_of: Callable[[Node], Cell]) -> None:
         self.graph = graph
         self._tokens: dict[Key, type[Any]] = {}
         self._raw: dict[int, type[Any]] = {}
@@ -95,16 +95,14 @@ class Engine:
 
     # ---------------------------------------------------------------- telling dishka
 
-    def _provide(
-        self, provider: Provider, node: Node, cell_of: Callable[[Engine, Node], Cell]
-    ) -> None:
+    def _provide(self, provider: Provider, node: Node, cell_of: Callable[[Node], Cell]) -> None:
         registration, token = node.registration, self.token(node.key)
         if registration.kind is Kind.CONTEXT:
             provider.from_context(provides=token, scope=Life.SCOPED)
             self.context_tokens[node.key] = token
             return
         if node.lifetime == "singleton":
-            cell = self.cells[node.key] = cell_of(self, node)
+            cell = self.cells[node.key] = cell_of(node)
             provider.provide(
                 cell.aget if node.is_async else cell.get,
                 provides=token,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 from weakref import WeakSet
 
@@ -222,6 +225,34 @@ def test_two_threads_whose_factories_ask_for_each_other_do_not_hang() -> None:
         each.join(10)
     assert not any(each.is_alive() for each in threads)
     assert any(isinstance(each, DependencyCycle) for each in errors)
+
+
+def test_threads_that_come_first_while_others_register_get_one_instance(
+    request: pytest.FixtureRequest,
+) -> None:
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-5)
+    for _ in range(30):
+        container = Container()
+        container.register_factory(A, A)
+        container.register_factory(B, B)
+        container.register_factory(C, C)
+        got: list[Any] = []
+
+        def resolve(container: Container = container, got: list[Any] = got) -> None:
+            got.append(container.resolve(C))
+
+        def register(container: Container = container) -> None:
+            for _ in range(10):
+                owner = container.owner("plugin")
+                owner.register(str, "x")
+                container.resolve(A)
+                owner.close()
+
+        with ThreadPoolExecutor(8) as pool:
+            for done in [pool.submit(each) for each in (resolve, register, resolve, resolve) * 2]:
+                done.result(10)
+        assert len(set(got)) == 1
 
 
 async def test_two_tasks_whose_factories_ask_for_each_other_do_not_hang() -> None:
