@@ -485,3 +485,10 @@ def test_a_plugin_brings_commands(tmp_path: Path) -> None:
     done = nexgate(tmp_path, "goe", "country", "10.0.0.1")
     assert done.returncode == 2
     assert "No such command 'goe'" in done.stderr
+    (folder / "geo.py").write_text(
+        "from nexgate.plugins import Plugin\nclass Geo(Plugin):\n    commands = 'update'\n"
+        "    def initialize(self, app): pass\n    def cleanup(self): pass\n"
+    )
+    done = nexgate(tmp_path, "geo", "update")
+    assert done.returncode == 1
+    assert "plugin geo: its commands are 'update', and no typer.Typer" in done.stderr

@@ -209,6 +209,8 @@ def command_of(name: str) -> Any:
     if spec is None:
         return None
     commands = type(load_plugin(spec).plugin).commands
+    if commands is not None and not isinstance(commands, typer.Typer):
+        raise ConfigError(f"plugin {name}: its commands are {commands!r}, and no typer.Typer")
     return get_command(commands) if commands is not None else None
 
 
