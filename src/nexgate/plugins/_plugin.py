@@ -58,7 +58,7 @@ class Plugin(ABC):
     """
 
     name: ClassVar[str] = ""
-    """Unset: the name of its module."""
+    """Picks it where a module has several. It is called as its place is, or its section."""
     version: ClassVar[str] = "0.0.0"
     api: ClassVar[str] = API_VERSION
     """Version of this interface that it was written for."""
