@@ -30,7 +30,8 @@ _log = logging.getLogger("nexgate")
 
 _MOST: Final = 1000
 """News that may be on their way at once."""
-_CLOSING: Final = 5.0
+_PATIENCE: Final = 10.0
+"""Seconds that those who hear of the gateway may take when it ends."""
 
 
 class News:
@@ -81,13 +82,15 @@ class News:
             _log.exception("%s was not told to everybody", topic)
 
     async def aclose(self) -> None:
-        """Wait until everything is told, for at most five seconds."""
+        """Wait until everything is told; whoever takes too long to hear of it is cancelled."""
         if not self._publishing:
             return
-        _, late = await asyncio.wait(self._publishing, timeout=_CLOSING)
+        _, late = await asyncio.wait(set(self._publishing), timeout=_PATIENCE)
         for task in late:
             task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        if late:
+            _log.error("events were not handled within %gs of the end", _PATIENCE)
+            await asyncio.wait(late, timeout=1.0)
 
     def _ejected(self, service: ServiceState, instance: InstanceState, seconds: float) -> None:
         votes = self._votes()

@@ -10,7 +10,6 @@ because something else in the file changed.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import ssl
 from collections.abc import Mapping, Sequence
@@ -176,22 +175,17 @@ def build(
 
 
 def _injected(filter: Filter, program: Program) -> Filter:
-    """The filter with its ``Inject[…]`` parameters filled; containers are not made for those that
-    have none.
-    """
-    try:
-        parameters = inspect.signature(filter.function).parameters.values()
-    except (TypeError, ValueError):
-        return filter  # which it is told, where its parameters are looked at
-    if not any("Inject" in str(each.annotation) for each in parameters):
-        return filter
-    return replace(filter, function=program.container.inject(filter.function), name=filter.title)
+    """The filter with its ``Inject[…]`` parameters filled."""
+    return replace(filter, function=program.inject(filter.function), name=filter.title)
 
 
 def _check_custom(service: ServiceConfig, objects: Objects) -> None:
     """Whether what the service names is there. Raises ``ConfigError``."""
     if service.balancer.kind == "custom":
-        make_balancer(service.balancer, objects)
+        if objects.is_of_plugin(service.balancer.use):
+            objects.find(service.balancer.use)  # it may need what `initialize` makes
+        else:
+            make_balancer(service.balancer, objects)
     for source in service.discover:
         if source.kind == "custom":
             objects.find(source.use)
@@ -436,7 +430,7 @@ class Runtime:
         except BaseException:
             await self.plugins.abandon(made.plugins)
             raise
-        await self.plugins.announce(made.plugins)
+        self.plugins.announce(made.plugins)
         what = "gateway.reloaded" if self._is_started else "gateway.started"
         self._is_started = True
         config = made.config
@@ -603,18 +597,21 @@ class Runtime:
     async def aclose(self) -> None:
         self.news.tell("gateway.stopping", {})
         await self.news.aclose()
-        await self.plugins.cleanup()
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
         for task in list(self._retiring):
             task.cancel()
-        await asyncio.gather(*(followed.aclose() for _, followed in self._followed.values()))
-        self._followed.clear()
-        if self._votes is not None:
-            await self._votes.aclose()
-        for service in self.services.values():
-            await service.aclose()
+        try:
+            await asyncio.gather(*(followed.aclose() for _, followed in self._followed.values()))
+            self._followed.clear()
+            if self._votes is not None:
+                await self._votes.aclose()
+            for service in self.services.values():
+                await service.aclose()
+        finally:
+            # Sources of instances and applications may be theirs.
+            await self.plugins.cleanup()
         if self.state is not None:
             await self.state.aclose()
 

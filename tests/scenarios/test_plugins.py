@@ -34,6 +34,7 @@ class Stamp(Plugin):
         """Where its life is written down."""
 
     def initialize(self, app):
+        self.began = True
         self.tell("+{version}")
 
     def cleanup(self):
@@ -53,6 +54,10 @@ class Stamp(Plugin):
         response = await call_next(request)
         response.headers["X-Slow"] = "{version}"
         return response
+
+    def last(self):
+        assert self.began
+        return self.Last()
 
     class Last:
         """Picks the last instance."""
@@ -168,10 +173,31 @@ async def test_an_edit_is_in_force_within_a_second_and_a_broken_one_never(tmp_pa
         await running.says("not today")
         await running.says("stays as it was", 2)
         assert await stamped(running.port) == "w-2"
+        # And with ones that would end a process, or a task.
+        for count, ends in enumerate(("raise SystemExit(3)", "raise asyncio.CancelledError"), 3):
+            put(tmp_path, "3").write_text(
+                PLUGIN.format(version="3").replace('self.tell("+3")', ends)
+            )
+            await running.says("stays as it was", count)
+            assert await stamped(running.port) == "w-2"
         put(tmp_path, "4")
         await until_stamped(running.port, "w-4")
         await wait_until(lambda: (tmp_path / "told").read_text().split()[-1] == "-2")
         assert (tmp_path / "told").read_text().split() == ["+1", "+2", "-1", "+4", "-2"]
+
+
+async def test_an_edit_that_keeps_size_and_time_is_in_force(tmp_path: Path) -> None:
+    path = put(tmp_path, "1")
+    kept = path.stat()
+    async with (
+        Origin() as origin,
+        Running(tmp_path / "gateway.toml", gateway(tmp_path, origin.url)) as running,
+    ):
+        assert await stamped(running.port) == "w-1"
+        put(tmp_path, "2")
+        os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+        assert path.stat().st_size == kept.st_size
+        await until_stamped(running.port, "w-2")
 
 
 async def test_a_request_under_way_ends_on_the_version_it_began_on(tmp_path: Path) -> None:
@@ -229,13 +255,16 @@ async def test_a_configuration_change_replaces_only_the_plugins_it_is_about(tmp_
         await wait_until(lambda: (tmp_path / "told").read_text().split() == ["+1", "+1", "-1"])
 
 
-async def test_a_balancer_and_a_source_of_instances_come_from_a_plugin(tmp_path: Path) -> None:
+@pytest.mark.parametrize("balancer", ["Last", "last"])
+async def test_a_balancer_and_a_source_of_instances_come_from_a_plugin(
+    tmp_path: Path, balancer: str
+) -> None:
     put(tmp_path, "1")
     async with Origin("a") as one, Origin("b") as two:
         text = (
             f'[gateway]\nlisten = "127.0.0.1:0"\n'
             f'[plugins.stamp]\nsource = "plugins/stamp.py"\nconfig = {{ word = "w" }}\n'
-            f'[services.s]\nbalancer = "stamp:Last"\n'
+            f'[services.s]\nbalancer = "stamp:{balancer}"\n'
             f'discover = [{{ kind = "custom", use = "stamp:source",'
             f' options = {{ urls = ["{one.url}", "{two.url}"] }} }}]\n'
             f'[[routes]]\npath = "/*"\nservice = "s"\n'
@@ -314,7 +343,10 @@ def test_a_new_plugin_passes_its_check_and_works_in_a_gateway(tmp_path: Path) ->
     done = nexgate(tmp_path, "plugins", "new", "geo_block")
     assert done.returncode == 0, done.stderr
     assert nexgate(tmp_path, "plugins", "new", "geo_block").returncode == 2
-    assert nexgate(tmp_path, "plugins", "new", "Geo-Block").returncode == 2
+    for name in ("Geo-Block", "../geo", "a/b", "-", "", "geo\n"):
+        assert nexgate(tmp_path, "plugins", "new", "--", name).returncode == 2
+    assert nexgate(tmp_path, "plugins", "new", "none", "--folder", "odd").returncode == 0
+    assert nexgate(tmp_path, "plugins", "check", "odd/none.py").returncode == 0
     done = nexgate(tmp_path, "plugins", "check", "plugins/geo_block.py")
     assert (done.returncode, done.stdout[:15]) == (0, "✓ geo_block 0.1"), done.stderr
     (tmp_path / "gateway.toml").write_text(
@@ -390,6 +422,38 @@ def test_checking_reports_every_plugin_that_fails_and_why(tmp_path: Path) -> Non
     assert "✓ c" in done.stdout
 
 
+def test_checking_a_plugin_starts_what_it_requires_with_the_configuration_of_both(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    head = "from nexgate.plugins import Plugin, PluginConfig\nclass P(Plugin):\n"
+    ends = "  def cleanup(self): pass\n"
+    (folder / "a.py").write_text(
+        head + "  version = '1.2'\n  class Config(PluginConfig):\n    url: str\n"
+        "  def initialize(self, app): self.container.register(str, self.config.url)\n" + ends
+    )
+    (folder / "b.py").write_text(
+        head + "  requires = ('a>=1',)\n"
+        "  def initialize(self, app): assert self.container.resolve(str) == 'x'\n" + ends
+    )
+    (folder / "c.py").write_text("raise LookupError('optional')\n")
+    (tmp_path / "gateway.toml").write_text(
+        '[gateway]\nplugin_folders = ["plugins"]\n[plugins.a.config]\nurl = "x"\n'
+        "[plugins.c]\nrequired = false\n"
+    )
+    done = nexgate(tmp_path, "plugins", "check")
+    assert "optional" in done.stderr
+    assert "✓ a 1.2" in done.stdout
+    assert "✓ b 0.0.0" in done.stdout
+    for name in ("a", "b"):
+        done = nexgate(tmp_path, "plugins", "check", f"plugins/{name}.py")
+        assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / "gateway.toml").write_text("no toml")
+    done = nexgate(tmp_path, "plugins", "check", "plugins/a.py")
+    assert "plugins.a.config.url is required" in done.stderr
+
+
 def test_a_plugin_brings_commands(tmp_path: Path) -> None:
     folder = tmp_path / "plugins"
     folder.mkdir()
@@ -421,3 +485,10 @@ def test_a_plugin_brings_commands(tmp_path: Path) -> None:
     done = nexgate(tmp_path, "goe", "country", "10.0.0.1")
     assert done.returncode == 2
     assert "No such command 'goe'" in done.stderr
+    (folder / "geo.py").write_text(
+        "from nexgate.plugins import Plugin\nclass Geo(Plugin):\n    commands = 'update'\n"
+        "    def initialize(self, app): pass\n    def cleanup(self): pass\n"
+    )
+    done = nexgate(tmp_path, "geo", "update")
+    assert done.returncode == 1
+    assert "plugin geo: its commands are 'update', and no typer.Typer" in done.stderr

@@ -67,7 +67,7 @@ async def test_a_bus_that_is_closed_and_a_handler_that_raises_are_logged(
 async def test_a_handler_that_hangs_holds_neither_memory_nor_the_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(news_module, "_CLOSING", 0.05)
+    monkeypatch.setattr(news_module, "_PATIENCE", 0.05)
     began: list[Event] = []
 
     async def hanging(event: Event) -> None:
@@ -84,3 +84,4 @@ async def test_a_handler_that_hangs_holds_neither_memory_nor_the_end(
         "handlers are slow: news of the gateway are dropped"
     ]
     await news.aclose()
+    assert caplog.messages[-1] == "events were not handled within 0.05s of the end"

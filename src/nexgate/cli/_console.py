@@ -28,7 +28,8 @@ def _console(stream: Any) -> Console:
 
     # rich itself obeys NO_COLOR and leaves colours out where the stream is not a terminal.
     width = None if stream.isatty() else _WIDE
-    return Console(file=stream, highlight=False, width=width, soft_wrap=False)
+    # The words of others go through here, and "module:x:" is no emoji.
+    return Console(file=stream, highlight=False, emoji=False, width=width, soft_wrap=False)
 
 
 def print_json(value: object) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -131,6 +134,8 @@ def new(
     path = folder / f"{name}.py"
     folder.mkdir(parents=True, exist_ok=True)
     cls = "".join(part.capitalize() for part in name.split("_"))
+    if iskeyword(cls):
+        cls = f"{cls}Plugin"  # None, True, False
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(TEMPLATE.format(name=name, cls=cls))
@@ -155,30 +160,28 @@ def check(
         ),
     ] = None,
 ) -> None:
-    """Load, start and end each plugin by itself, without a gateway, and report every problem.
+    """Load, start and end each plugin with those that it requires, without a gateway, and report
+    every problem. A plugin's file has the configuration and the needs that gateway.toml says, if
+    there is one here.
 
     Their own code runs.
     """
     from nexgate.cli._console import stderr, stdout
     from nexgate.errors import ConfigError
-    from nexgate.plugins import PluginSpec, Source
 
-    is_plugin = (
-        what is not None and (what.is_dir() or what.suffix == ".py") and not _is_gateway(what)
-    )
-    if is_plugin:
-        assert what is not None
-        source = Source(path=what.absolute())
-        specs = [PluginSpec(source.name, source)]
+    if what is not None and (what.is_dir() or what.suffix == ".py") and not _is_gateway(what):
+        known = _known_here()
+        specs = [_spec_of(what, known)]
     else:
-        specs = [spec for spec, is_used in _specs(what) if is_used]
+        used = [spec for spec, is_used in _specs(what) if is_used]
+        known, specs = {spec.name: spec for spec in used}, used
     if not specs:
         stdout().print("there are no plugins")
         return
     failed = 0
     for spec in specs:
         try:
-            loaded = _tried(spec)
+            loaded = _tried(spec, known)
         except ConfigError as error:
             failed += 1
             stderr().print(f"✗ {error}", markup=False, soft_wrap=True)
@@ -206,6 +209,8 @@ def command_of(name: str) -> Any:
     if spec is None:
         return None
     commands = type(load_plugin(spec).plugin).commands
+    if commands is not None and not isinstance(commands, typer.Typer):
+        raise ConfigError(f"plugin {name}: its commands are {commands!r}, and no typer.Typer")
     return get_command(commands) if commands is not None else None
 
 
@@ -270,7 +275,7 @@ def _row(spec: PluginSpec, *, is_used: bool) -> dict[str, Any]:
         "version": loaded.manifest.version,
         "requires": list(loaded.manifest.requires),
         "provides": list(cls.provides()),
-        "events": sorted({topic for _, topic, _ in cls.handlers()}),
+        "events": sorted({getattr(topic, "__name__", topic) for _, topic, _ in cls.handlers()}),
         "description": loaded.manifest.description,
     }
 
@@ -280,7 +285,41 @@ def _short(path: str) -> str:
     return path.removeprefix(here)
 
 
-def _tried(spec: PluginSpec) -> Loaded:
+def _known_here() -> dict[str, PluginSpec]:
+    """Plugins of the configuration that is here, if it is one."""
+    from nexgate.errors import ConfigError
+
+    try:
+        return {spec.name: spec for spec, _ in _specs(None)}
+    except ConfigError:
+        return {}
+
+
+def _spec_of(path: Path, known: Mapping[str, PluginSpec]) -> PluginSpec:
+    from nexgate.plugins import PluginSpec, Source
+
+    source = Source(path=path.absolute())
+    said = (spec for spec in known.values() if spec.source.path == source.path)
+    return next(said, PluginSpec(source.name, source))
+
+
+def _with_needs(spec: PluginSpec, known: Mapping[str, PluginSpec]) -> list[PluginSpec]:
+    """It, and those of ``known`` that it requires, directly or not."""
+    from nexgate.plugins import load_plugin
+
+    found: dict[str, PluginSpec] = {}
+    waiting = [spec]
+    while waiting:
+        each = waiting.pop()
+        found[each.name] = replace(each, required=True)  # here everything must work
+        loaded = load_plugin(each)
+        loaded.discard()
+        needs = {need.name for need in loaded.manifest.requirements}
+        waiting += [known[name] for name in needs & known.keys() - found.keys()]
+    return list(found.values())
+
+
+def _tried(spec: PluginSpec, known: Mapping[str, PluginSpec]) -> Loaded:
     """Load it, start it, end it. Raises ``ConfigError``."""
     import asyncio
 
@@ -288,7 +327,7 @@ def _tried(spec: PluginSpec) -> Loaded:
 
     async def live() -> Loaded:
         manager = PluginManager()
-        plan = manager.load([spec])
+        plan = manager.load(_with_needs(spec, known))
         await manager.start(plan, None)
         manager.commit(plan)
         await manager.cleanup()

@@ -46,7 +46,6 @@ class Cell:
         self,
         key: Key,
         needs: frozenset[int],
-        maker: Maker | None,
         made: Callable[[Cell], None],
         *,
         has_teardown: bool,
@@ -61,7 +60,8 @@ class Cell:
         self.value: Any = NOTHING
         self.is_over = False
         """Taken out of its container: it is not made again, also not by a scope that knows it."""
-        self._maker = maker
+        self._maker: Maker | None = None
+        """Knows a whole generation, and is forgotten when there is nothing to make any more."""
         self._made = made
         self._lock = threading.Lock()
         self._making: Future[None] | None = None
@@ -73,6 +73,14 @@ class Cell:
     @property
     def is_made(self) -> bool:
         return self.value is not NOTHING
+
+    def renew(self, maker: Maker) -> None:
+        """Be made by ``maker`` from here on: of the same registrations as by the one before, whose
+        generation can go.
+        """
+        with self._lock:
+            if self.value is NOTHING and not self.is_over:
+                self._maker = maker
 
     # ---------------------------------------------------------------- making
 
@@ -167,7 +175,8 @@ class Cell:
             with self._lock:
                 is_over = self.is_over
                 if not is_over:
-                    self._scope = scope
+                    # Which knows its generation, too, so it is kept where it is needed only.
+                    self._scope = scope if self.has_teardown else None
                     self.value = value
             if is_over:
                 await unwind(scope)
@@ -180,6 +189,8 @@ class Cell:
                 self._waited(before[-1])
             with self._lock:
                 self._making = None
+                if self.is_over or self.is_made:
+                    self._maker = None
             making.set_result(None)
 
     # ---------------------------------------------------------------- ending
@@ -188,6 +199,8 @@ class Cell:
         """Let nobody make it any more; one that is being made is torn down when it is."""
         with self._lock:
             self.is_over = True
+            if self._making is None:
+                self._maker = None
 
     async def aclose(self) -> None:
         """Run its teardown, if it was made. Raises what that raises."""

@@ -144,14 +144,16 @@ class Container:
                 member = replace(
                     made, key=Key(made.key.type, f"{made.key.name or ''}#{made.number}")
                 )
-                self._collected.setdefault(made.key, []).append(member)
+                members = self._collected.setdefault(made.key, [])
+                members.insert(_place(members, made.owner), member)
                 self._registered[member.key] = [member]
                 made = member
             else:
                 stack = self._registered.setdefault(made.key, [])
                 # What an owner says replaces what it said; what others said stays below it.
-                stack[:] = [each for each in stack if each.owner != made.owner]
-                stack.append(made)
+                place = _place(stack, made.owner)
+                stack.insert(place, made)
+                stack[:] = [each for each in stack if each.owner != made.owner or each is made]
             self._changed()
         return made
 
@@ -246,7 +248,10 @@ class Container:
                 raise ContainerClosed("the container is closed")
             if self._engine is None:
                 self._forget_replaced()
-                self._engine = Engine(self._graph(), self._cell_of)
+                engine = Engine(self._graph(), self._cell_of)
+                for key, cell in engine.cells.items():
+                    cell.renew(Maker(engine, engine.graph.nodes[key].registration))
+                self._engine = engine
             return self._engine
 
     def _forget_replaced(self) -> None:
@@ -286,15 +291,14 @@ class Container:
 
     # ---------------------------------------------------------------- singletons
 
-    def _cell_of(self, engine: Engine, node: Node) -> Cell:
-        """The cell of a singleton as it is in the generation of ``engine``."""
+    def _cell_of(self, node: Node) -> Cell:
+        """The cell of a singleton as it is in the present generation."""
         key = (node.registration.number, node.all_needs)
         cell = self._cells.get(key)
         if cell is None:
             cell = Cell(
                 node.key,
                 node.all_needs,
-                Maker(engine, node.registration),
                 self._was_made,
                 has_teardown=node.has_teardown,
                 ends_async=node.ends_async,
@@ -413,3 +417,14 @@ class Container:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _place(registered: list[Registration], owner: str) -> int:
+    """Where a registration belongs: last, or onto that of an owner of the same name, so that a
+    plugin that is replaced stays where it was among the others.
+    """
+    name = owner.rpartition("#")[0]
+    for place in range(len(registered), 0, -1):
+        if name and registered[place - 1].owner.rpartition("#")[0] == name:
+            return place
+    return len(registered)

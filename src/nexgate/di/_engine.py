@@ -16,7 +16,7 @@ from dishka.exceptions import NoContextValueError
 
 from ._cells import Cell
 from ._graph import Graph, Node
-from ._keys import Key
+from ._keys import Key, type_name
 from ._registration import Kind, Registration
 
 __all__ = ["Engine", "Life", "Maker"]
@@ -30,8 +30,8 @@ class Life(BaseScope):
 
 
 class Maker:
-    """Makes one singleton, with the engine that first knew it: that one has what it needs as it
-    was then, whatever is registered meanwhile.
+    """Makes one singleton, with an engine that knows what it is made of, whatever is registered
+    meanwhile.
     """
 
     def __init__(self, engine: Engine, registration: Registration) -> None:
@@ -46,7 +46,7 @@ class Maker:
 class Engine:
     """Compiled from a graph; ``cell_of`` keeps the singletons, which outlive it."""
 
-    def __init__(self, graph: Graph, cell_of: Callable[[Engine, Node], Cell]) -> None:
+    def __init__(self, graph: Graph, cell_of: Callable[[Node], Cell]) -> None:
         self.graph = graph
         self._tokens: dict[Key, type[Any]] = {}
         self._raw: dict[int, type[Any]] = {}
@@ -95,16 +95,14 @@ class Engine:
 
     # ---------------------------------------------------------------- telling dishka
 
-    def _provide(
-        self, provider: Provider, node: Node, cell_of: Callable[[Engine, Node], Cell]
-    ) -> None:
+    def _provide(self, provider: Provider, node: Node, cell_of: Callable[[Node], Cell]) -> None:
         registration, token = node.registration, self.token(node.key)
         if registration.kind is Kind.CONTEXT:
             provider.from_context(provides=token, scope=Life.SCOPED)
             self.context_tokens[node.key] = token
             return
         if node.lifetime == "singleton":
-            cell = self.cells[node.key] = cell_of(self, node)
+            cell = self.cells[node.key] = cell_of(node)
             provider.provide(
                 cell.aget if node.is_async else cell.get,
                 provides=token,
@@ -138,7 +136,7 @@ class Engine:
         """A function with tokens for annotations that makes what ``node`` is."""
         registration = node.registration
         source, kind = registration.source, registration.kind
-        positional = {w.parameter for w in registration.wishes if w.is_positional}
+        is_positional = any(wish.is_positional for wish in registration.wishes)
         nothing = dict.fromkeys(node.absent)
         if kind is Kind.ALIAS:
 
@@ -152,10 +150,10 @@ class Engine:
                 return source(members.values())
 
             return _shaped(collected, {n: self.token(e.key) for n, e in node.needs.items()})
-        if not nothing and not positional and kind in (Kind.FUNCTION, Kind.COROUTINE):
-            make = source
+        if nothing or is_positional:
+            make = _calling(source, nothing)
         else:
-            make = _calling(source, positional, nothing)
+            make = source
         wanted = {name: self.token(each.key) for name, each in node.needs.items()}
         wrap = {
             Kind.FUNCTION: _plain,
@@ -166,12 +164,17 @@ class Engine:
         return _shaped(wrap(make), wanted)
 
 
-def _calling(
-    source: Callable[..., Any], positional: set[str], nothing: dict[str, None]
-) -> Callable[..., Any]:
+def _calling(source: Callable[..., Any], nothing: dict[str, None]) -> Callable[..., Any]:
+    # In order, with what stands for those that nobody registered.
+    positional = {
+        each.name: each.default
+        for each in inspect.signature(source).parameters.values()
+        if each.kind is each.POSITIONAL_ONLY
+    }
+
     def make(**needs: Any) -> Any:
         needs.update(nothing)
-        first = [needs.pop(name) for name in list(needs) if name in positional]
+        first = [needs.pop(name, default) for name, default in positional.items()]
         return source(*first, **needs)
 
     return make
@@ -191,14 +194,23 @@ def _coroutine(make: Callable[..., Any]) -> Callable[..., Any]:
     return coroutine
 
 
+def _generating(made: Any) -> Any:
+    """The generator itself, where one of ``contextlib``'s decorators has made a manager of it."""
+    return getattr(made, "gen", made)
+
+
 def _generator(make: Callable[..., Any]) -> Callable[..., Any]:
     """dishka sends the exception of a scope to a generator as a value; people write ``try`` around
     their ``yield``, so theirs gets it as an exception.
     """
 
     def generator(**needs: Any) -> Any:
-        theirs = make(**needs)
-        error = yield next(theirs)
+        theirs = _generating(make(**needs))
+        try:
+            made = next(theirs)
+        except StopIteration:
+            raise RuntimeError(f"{type_name(make)} yields nothing") from None
+        error = yield made
         try:
             if error is None:
                 next(theirs)
@@ -207,19 +219,24 @@ def _generator(make: Callable[..., Any]) -> Callable[..., Any]:
         except StopIteration:
             return
         except BaseException as raised:
-            if raised is error:
+            # Python does not let a StopIteration out of a generator as it is.
+            if raised is error or (raised.__cause__ is error and isinstance(error, StopIteration)):
                 return
             raise
         theirs.close()
-        raise RuntimeError(f"{make} yields more than once")
+        raise RuntimeError(f"{type_name(make)} yields more than once")
 
     return generator
 
 
 def _async_generator(make: Callable[..., Any]) -> Callable[..., Any]:
     async def async_generator(**needs: Any) -> Any:
-        theirs = make(**needs)
-        error = yield await anext(theirs)
+        theirs = _generating(make(**needs))
+        try:
+            made = await anext(theirs)
+        except StopAsyncIteration:
+            raise RuntimeError(f"{type_name(make)} yields nothing") from None
+        error = yield made
         try:
             if error is None:
                 await anext(theirs)
@@ -232,7 +249,7 @@ def _async_generator(make: Callable[..., Any]) -> Callable[..., Any]:
                 return
             raise
         await theirs.aclose()
-        raise RuntimeError(f"{make} yields more than once")
+        raise RuntimeError(f"{type_name(make)} yields more than once")
 
     return async_generator
 

@@ -10,29 +10,40 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ._errors import DependencyError
 from ._keys import Wish, annotations_of, type_name, wish_of
-from ._scope import Scope, current_scope
+from ._registration import Kind, kind_of
+from ._scope import Scope, present_scope
 
 if TYPE_CHECKING:
     from ._container import Container
 
-__all__ = ["inject", "injecting", "wishes_in"]
+__all__ = ["inject", "injecting"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def wishes_in(function: Callable[..., Any]) -> tuple[Wish, ...]:
+def _wishes_in(signature: inspect.Signature) -> tuple[Wish, ...]:
     """The parameters that are marked with ``Inject``."""
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return ()
-    annotations = annotations_of(function, is_needed=lambda text: "Inject" in text)
     found = (
-        wish_of(name, annotations[name], has_default=each.default is not each.empty)
-        for name, each in parameters.items()
-        if name in annotations
+        wish_of(name, each.annotation, has_default=each.default is not each.empty)
+        for name, each in signature.parameters.items()
     )
     return tuple(wish for wish in found if wish.is_marked)
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    """With annotations that mean something wherever they are read."""
+    try:
+        found = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    said = annotations_of(function, is_needed=lambda text: "Inject" in text)
+    return found.replace(
+        parameters=[
+            each.replace(annotation=said.get(name, each.annotation))
+            for name, each in found.parameters.items()
+        ],
+        return_annotation=said.get("return", found.return_annotation),
+    )
 
 
 def inject(function: F) -> F:
@@ -45,23 +56,23 @@ def inject(function: F) -> F:
 
 def injecting(function: F, container: Container | None) -> F:
     """``inject``, with a container for calls outside of a scope."""
-    wishes = wishes_in(function)
-    if not wishes:
+    signature = _signature(function)
+    wishes = _wishes_in(signature) if signature is not None else ()
+    if signature is None or not wishes:
         return function
-    plain = inspect.unwrap(function)
-    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+    kind = kind_of(function)
+    if kind.has_teardown:
         raise TypeError(
             f"{type_name(function)} is a generator, which may outlive the scope it was called in:"
             " open one in it"
         )
     asks = _asks(wishes)
     names = {wish.parameter for wish in wishes}
-    signature = inspect.signature(function)
     shown = [each for name, each in signature.parameters.items() if name not in names]
     by_name = _must_be_named(signature, names)
 
     wrapper: Any
-    if inspect.iscoroutinefunction(plain):
+    if kind is Kind.COROUTINE:
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **given: Any) -> Any:
@@ -93,10 +104,10 @@ def injecting(function: F, container: Container | None) -> F:
 
     wrapper.__signature__ = signature.replace(parameters=shown)
     wrapper.__annotations__ = {
-        name: said
-        for name, said in getattr(function, "__annotations__", {}).items()
-        if name not in names
+        each.name: each.annotation for each in shown if each.annotation is not each.empty
     }
+    if signature.return_annotation is not signature.empty:
+        wrapper.__annotations__["return"] = signature.return_annotation
     found: F = wrapper
     return found
 
@@ -144,7 +155,7 @@ class _Noting:
 
 def _present(container: Container | None) -> Scope | None:
     """The scope that we are in, if it is one of this container."""
-    scope = current_scope.get()
+    scope = present_scope()
     if scope is not None and container is not None and scope._container is not container:
         return None
     return scope

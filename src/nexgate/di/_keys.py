@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import functools
 import inspect
 import sys
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, ForwardRef, TypeVar, Union, get_args, get_origin
 
 from ._errors import DependencyError
 
@@ -21,6 +22,7 @@ __all__ = [
     "Named",
     "Wish",
     "annotations_of",
+    "function_of",
     "key_of",
     "type_name",
     "wish_of",
@@ -109,6 +111,9 @@ def wish_of(parameter: str, annotation: Any, *, has_default: bool = False) -> Wi
                 elif mark is INJECTED:
                     is_marked = True
             continue
+        if isinstance(annotation, dataclasses.InitVar):
+            annotation = annotation.type
+            continue
         if origin in (Union, types.UnionType):
             others = [each for each in get_args(annotation) if each is not type(None)]
             if len(others) == 1 and len(others) < len(get_args(annotation)):
@@ -129,17 +134,28 @@ def key_of(type_: Any, name: str | None = None) -> Key:
     return key if name is None else Key(key.type, name, key.collection)
 
 
+def function_of(function: Callable[..., Any]) -> Any:
+    """What runs in the end when ``function`` is called: behind partials and generic types, of a
+    class and of an object that can be called.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = get_origin(function) or function
+    if inspect.isclass(function):
+        # A named tuple has no ``__init__`` of its own.
+        return function.__new__ if function.__init__ is object.__init__ else function.__init__
+    if inspect.isroutine(function) or hasattr(function, "__wrapped__"):
+        return function
+    return type(function).__call__
+
+
 def annotations_of(
     function: Callable[..., Any], *, is_needed: Callable[[str], bool] = lambda text: True
 ) -> dict[str, Any]:
     """Annotations, evaluated where the function was written: its module, and what it closes over.
     Raises ``DependencyError`` for those that cannot be and are needed; leaves the others out.
     """
-    target = function.__init__ if inspect.isclass(function) else function
-    target = inspect.unwrap(target)
-    target = getattr(target, "func", target)  # partial
-    if not hasattr(target, "__annotations__") and callable(target):
-        target = type(target).__call__
+    target = inspect.unwrap(function_of(function))
     target = getattr(target, "__func__", target)
     known = dict(getattr(target, "__globals__", {}))
     code, cells = getattr(target, "__code__", None), getattr(target, "__closure__", None) or ()
@@ -152,7 +168,9 @@ def annotations_of(
     for name, said in getattr(target, "__annotations__", {}).items():
         value = said
         try:
-            while isinstance(value, str):  # quoted, and all annotations of the module are
+            while isinstance(value, (str, ForwardRef)):  # quoted, as all of the module may be
+                if isinstance(value, ForwardRef):
+                    value = value.__forward_arg__
                 value = eval(value, known | _around(function, name))  # noqa: S307  # its author's
         except Exception as error:
             if not is_needed(str(value)):
@@ -166,10 +184,11 @@ def annotations_of(
 
 
 def _around(function: Any, field: str) -> dict[str, Any]:
-    """A dataclass takes the annotations of its bases as they stand: they mean what they mean in
-    the module of the base.
+    """What is made of a class's fields has their annotations as they stand: they mean what they
+    mean in the module of that class, which may be a base.
     """
-    if not (inspect.isclass(function) and dataclasses.is_dataclass(function)):
+    is_made_of_fields = dataclasses.is_dataclass(function) or hasattr(function, "_fields")
+    if not (inspect.isclass(function) and is_made_of_fields):
         return {}
     home = next((c for c in function.__mro__ if field in inspect.get_annotations(c)), None)
     return dict(vars(sys.modules[home.__module__])) if home is not None else {}

@@ -29,14 +29,16 @@ class Override:
     def _begin(self) -> None:
         key, to, container = self._key, self._to, self._container
         is_factory = (inspect.isclass(to) or inspect.isroutine(to)) and not _is_instance(to, key)
-        stack = container._registered.get(key)
-        lifetime = stack[-1].lifetime if stack else "singleton"
+        replaced = container._graph().find(key)
+        while replaced is not None and replaced.registration.kind is Kind.ALIAS:
+            replaced = replaced.needs.get("target")
+        lifetime = replaced.lifetime if replaced is not None else "singleton"
         made = (
             Registration(key, kind_of(to), lifetime, to, wishes_of(to))
             if is_factory
             else Registration(key, Kind.INSTANCE, "singleton", to)
         )
-        self._number = container._add(made, owner=f"override#{id(self)}").number
+        self._number = container._add(made, owner=f"#override {id(self)}").number
 
     def _take_back(self) -> Any:
         assert self._number is not None

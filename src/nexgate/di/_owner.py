@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ._cells import run_now
 from ._ending import end
+from ._errors import ContainerClosed
 
 if TYPE_CHECKING:
+    from ._cells import Cell
     from ._container import Container
     from ._registration import Registration
 
@@ -24,9 +26,13 @@ class Owner:
     def __init__(self, container: Container, name: str) -> None:
         self._container = container
         self._id = f"{name}#{next(_owners)}"
+        self._name = name
         self._numbers: set[int] = set()
+        self._is_closed = False
 
     def _add(self, made: Registration, *, collect: bool = False) -> Registration:
+        if self._is_closed:  # nobody would take it back any more
+            raise ContainerClosed(f"{self._name} has ended and registers nothing any more")
         added = self._container._add(made, collect=collect, owner=self._id)
         self._numbers.add(added.number)
         return added
@@ -44,15 +50,16 @@ class Owner:
         made of it, those of others that hold one of them included: they are made anew when they
         are needed. Raises as ``Container.aclose``.
         """
-        numbers, self._numbers = frozenset(self._numbers), set()
-        if numbers:
-            await end(self._container._remove(numbers))
+        await end(self._take_back())
 
     def close(self) -> None:
         """The same, where no teardown is ``async``."""
+        run_now(end(self._take_back()), "a singleton's teardown")
+
+    def _take_back(self) -> list[Cell]:
+        self._is_closed = True
         numbers, self._numbers = frozenset(self._numbers), set()
-        if numbers:
-            run_now(end(self._container._remove(numbers)), "a singleton's teardown")
+        return self._container._remove(numbers) if numbers else []
 
     def __contains__(self, type: Any) -> bool:
         return type in self._container

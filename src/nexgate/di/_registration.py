@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 
 from ._errors import DependencyError
-from ._keys import Key, Wish, annotations_of, type_name, wish_of
+from ._keys import Key, Wish, annotations_of, function_of, type_name, wish_of
 
 __all__ = ["Kind", "Lifetime", "Registration", "made_type", "wishes_of"]
 
@@ -65,26 +65,26 @@ class Registration:
 
 
 def kind_of(factory: Callable[..., Any]) -> Kind:
-    """How a factory makes what it makes."""
-    is_plain = inspect.isroutine(factory) or inspect.isclass(factory)
-    call = factory if is_plain else getattr(factory, "__call__", factory)  # noqa: B004  # its own
-    for each in (factory, call):
-        plain = inspect.unwrap(getattr(each, "func", each))
+    """How a factory makes what it makes: as the outermost of its decorators that says so."""
+    plain = function_of(factory)
+    while True:
         if inspect.isasyncgenfunction(plain):
             return Kind.ASYNC_GENERATOR
         if inspect.isgeneratorfunction(plain):
             return Kind.GENERATOR
         if inspect.iscoroutinefunction(plain):
             return Kind.COROUTINE
-    return Kind.FUNCTION
+        if not hasattr(plain, "__wrapped__"):
+            return Kind.FUNCTION
+        plain = plain.__wrapped__
 
 
 def wishes_of(factory: Callable[..., Any]) -> tuple[Wish, ...]:
     """What a factory's parameters ask for. Raises ``DependencyError`` for one that says nothing."""
-    if inspect.isclass(factory) and factory.__init__ is object.__init__:
+    if function_of(factory) is object.__new__:
         return ()
     try:
-        parameters = inspect.signature(factory).parameters.values()
+        parameters = inspect.signature(get_origin(factory) or factory).parameters.values()
     except (TypeError, ValueError):
         raise DependencyError(f"{type_name(factory)} has no signature: give a function") from None
     annotations = annotations_of(factory)
@@ -93,14 +93,16 @@ def wishes_of(factory: Callable[..., Any]) -> tuple[Wish, ...]:
         if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
             continue
         has_default = each.default is not each.empty
-        if each.name not in annotations:
+        # Classes that describe themselves, such as pydantic's, do so in their signature.
+        said = annotations.get(each.name, each.annotation)
+        if said is each.empty:
             if has_default:
                 continue
             raise DependencyError(
                 f"{type_name(factory)}: its parameter {each.name} has no annotation, so nobody"
                 " knows what to give it"
             )
-        wish = wish_of(each.name, annotations[each.name], has_default=has_default)
+        wish = wish_of(each.name, said, has_default=has_default)
         found.append(
             Wish(
                 wish.parameter,

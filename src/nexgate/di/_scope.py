@@ -13,6 +13,7 @@ from dishka.exceptions import NoContextValueError
 from ._cells import run_now
 from ._ending import unwind
 from ._errors import DependencyError, NeedsAwait, NeedsScope, NotRegistered
+from ._keys import key_of, wish_of
 
 if TYPE_CHECKING:
     from ._container import Container
@@ -20,15 +21,28 @@ if TYPE_CHECKING:
     from ._graph import Node
     from ._keys import Key
 
-__all__ = ["Scope", "current_scope"]
+__all__ = ["Scope", "current_scope", "present_scope"]
 
 T = TypeVar("T")
 
 current_scope: Final[ContextVar[Scope | None]] = ContextVar("nexgate_scope", default=None)
 """The scope that the present task is in."""
 
-_at_work: Final[ContextVar[Scope | None]] = ContextVar("nexgate_scope_at_work", default=None)
-"""The scope for which the present task is making something."""
+_at_work: Final[ContextVar[_Turn | None]] = ContextVar("nexgate_scope_at_work", default=None)
+"""Within what the present task is making something."""
+
+
+class _Turn:
+    """Things are made in it one after the other."""
+
+    __slots__ = ("freed", "is_busy", "scope")
+
+    def __init__(self, scope: Scope | None) -> None:
+        self.scope = scope
+        """For which things are made."""
+        self.is_busy = False
+        self.freed: asyncio.Event | None = None
+        """Set when whoever is at work has done; made by whoever waits."""
 
 
 class Scope:
@@ -45,8 +59,7 @@ class Scope:
         "_context",
         "_depth",
         "_engine",
-        "_freed",
-        "_is_busy",
+        "_turn",
         "failure",
     )
 
@@ -58,9 +71,8 @@ class Scope:
         self._context = context
         self._child: Any = _OUTSIDE
         self._before: Scope | None = None
-        self._is_busy = False
-        self._freed: asyncio.Event | None = None
-        """Set when whoever is at work has done; made by whoever waits."""
+        self._turn: _Turn | None = None
+        """The outermost; made when something has to be awaited."""
         self._depth = 0
         self.failure: BaseException | None = None
         """What the last function that was injected from here raised. Frameworks make responses of
@@ -68,7 +80,9 @@ class Scope:
         """
 
     def resolve(self, type: type[T], name: str | None = None) -> T:
-        """What is registered for ``type``. Raises ``DependencyError``."""
+        """What is registered for ``type``; ``None`` for ``T | None`` where nobody registered ``T``.
+        Raises ``DependencyError``.
+        """
         found = self._engine.sync_tokens.get(type) if name is None else None
         if found is None:
             node = self._node(type, name)
@@ -111,31 +125,41 @@ class Scope:
     async def _one_by_one(self, token: Any) -> Any:
         """Something that is awaited, while no other task makes things here: it could make the same.
 
-        A factory that itself asks this scope is within its own turn.
+        A factory that itself asks this scope is within its own turn, and so are the tasks that it
+        starts, one after the other.
         """
-        if _at_work.get() is self:
-            return await self._child.get(token)
-        while self._is_busy:
-            if self._freed is None:
-                self._freed = asyncio.Event()
-            await self._freed.wait()
-        self._is_busy = True
-        before = _at_work.set(self)
+        turn = _at_work.get()
+        if turn is None or turn.scope is not self:
+            turn = self._turn
+            if turn is None:
+                turn = self._turn = _Turn(None)  # a scope that it knew would be a cycle
+        while turn.is_busy:
+            if turn.freed is None:
+                turn.freed = asyncio.Event()
+            await turn.freed.wait()
+        turn.is_busy = True
+        before = _at_work.set(_Turn(self))
         try:
             return await self._child.get(token)
         finally:
             _at_work.reset(before)
-            self._is_busy = False
-            if self._freed is not None:
-                self._freed.set()
-                self._freed = None
+            turn.is_busy = False
+            if turn.freed is not None:
+                turn.freed.set()
+                turn.freed = None
 
     def _node(self, type_: Any, name: str | None) -> Node | None:
-        """What is registered; ``None`` for what was only given at the opening."""
+        """What is registered; ``None`` for what was only given at the opening, and for ``T | None``
+        where there is no ``T``.
+        """
         try:
             return self._container._node(self._engine, type_, name)
         except NotRegistered:
-            if name is None and self._context is not None and type_ in self._context:
+            key = key_of(type_, name)
+            is_there = self.has(key)
+            if is_there and self._engine.graph.find(key) is None:
+                return None
+            if not is_there and wish_of("", type_).is_optional:
                 return None
             raise
 
@@ -146,9 +170,7 @@ class Scope:
         return key.name is None and self._context is not None and key.asked in self._context
 
     def _given(self, type_: type[T]) -> T:
-        assert self._context is not None
-        found: T = self._context[type_]
-        return found
+        return cast("T", (self._context or {}).get(key_of(type_).asked))
 
     def _not_given(self, error: NoContextValueError) -> DependencyError:
         missing = self._engine.missing_context(error)
@@ -159,13 +181,18 @@ class Scope:
     # ---------------------------------------------------------------- its life
 
     def __enter__(self) -> Self:
+        if self._child is not _OUTSIDE:
+            raise DependencyError("this scope is open: open another with container.scope()")
         tokens, context = self._engine.context_tokens, self._context
         self._child = self._engine.root(
             {tokens[key]: context[key.type] for key in tokens if key.type in context}
             if context and tokens
             else None
         )
-        self._before = current_scope.get()
+        before = current_scope.get()
+        if before is not None and before._child is _OUTSIDE:
+            before = present_scope()
+        self._before = before
         current_scope.set(self)
         return self
 
@@ -191,6 +218,16 @@ class Scope:
             await unwind(child, error)
 
 
+def present_scope() -> Scope | None:
+    """The innermost scope around the present task that is open: a task that was started in a scope
+    may outlive it.
+    """
+    scope = current_scope.get()
+    while scope is not None and scope._child is _OUTSIDE:
+        scope = scope._before
+    return scope
+
+
 class _Outside:
     """What a scope has before and after its block: what is made then is never torn down."""
 
@@ -199,6 +236,9 @@ class _Outside:
 
     async def get(self, token: Any) -> Any:
         return self.get_sync(token)
+
+    async def close(self, error: BaseException | None) -> None:
+        """Nothing is left of a scope that is left twice."""
 
 
 _OUTSIDE: Final = _Outside()

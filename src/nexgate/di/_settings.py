@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
-from typing import Any, get_origin, get_type_hints
+from collections.abc import Collection, Mapping
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ._errors import DependencyError
-from ._keys import type_name, wish_of
+from ._keys import type_name
 
 __all__ = ["SettingsError", "SettingsFactory"]
 
@@ -79,18 +80,22 @@ def _fields(type_: type[Any]) -> dict[str, Any]:
 
 def _value(text: str, annotation: Any) -> Any:
     """JSON where a text cannot be the value, else the text: pydantic reads numbers and times."""
-    wish = wish_of("", annotation)  # sees through ``| None``
-    plain = get_origin(wish.key.type) or wish.key.type
-    is_structure = wish.key.collection is not None or (
-        isinstance(plain, type)
-        and (
-            issubclass(plain, (list, tuple, set, frozenset, dict, BaseModel))
-            or dataclasses.is_dataclass(plain)
-        )
-    )
-    if not is_structure:
+    if not _is_structure(annotation):
         return text
     try:
-        return json.loads(text)
+        read = json.loads(text)
     except ValueError:
         return text
+    return read if read is None or isinstance(read, (list, dict)) else text
+
+
+def _is_structure(annotation: Any) -> bool:
+    """Whether it is, or may be, made of others."""
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return any(_is_structure(each) for each in get_args(annotation))
+    plain = get_origin(annotation) or annotation
+    return isinstance(plain, type) and (
+        issubclass(plain, BaseModel)
+        or dataclasses.is_dataclass(plain)
+        or (issubclass(plain, Collection) and not issubclass(plain, (str, bytes)))
+    )

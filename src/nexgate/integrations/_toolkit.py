@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 from nexgate.di import Container, Scope
 
@@ -16,6 +17,10 @@ from ._parts import Part, Parts, Plugins
 from ._request_id import HEADER, accepted, new_id
 
 __all__ = ["Toolkit"]
+
+_log = logging.getLogger("nexgate.integrations")
+
+_ID: Final = "nexgate.request_id"
 
 
 class Toolkit:
@@ -92,8 +97,9 @@ class Toolkit:
         if not self._has_request_id:
             await self._counted(metrics, app, connection, send)
             return
-        request_id = accepted(header_of(scope, HEADER)) or new_id()
-        connection.request_id = request_id
+        # That of the toolkit around the application that this one is mounted in goes first.
+        request_id = scope.get(_ID) or accepted(header_of(scope, HEADER)) or new_id()
+        scope[_ID] = connection.request_id = request_id
         before = current_request_id.set(request_id)
         try:
             await self._counted(metrics, app, connection, _echoing(send, request_id))
@@ -121,7 +127,14 @@ class Toolkit:
         finally:
             seconds = time.perf_counter() - started
             scope = connection.scope
-            metrics.ended(scope["method"], self._route_of(scope), status, seconds)
+            metrics.ended(scope["method"], self._route(scope), status, seconds)
+
+    def _route(self, scope: MutableMapping[str, Any]) -> str | None:
+        try:
+            return self._route_of(scope)
+        except Exception:
+            _log.exception("route_of failed")
+            return None
 
     async def _scoped(self, app: ASGIApp, connection: Connection, send: Send) -> None:
         dependencies: Scope = self.container.scope({Connection: connection})

@@ -8,9 +8,12 @@ async def users(request: Request, response: Response, users: Inject[Users]): ...
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
-from typing import Any, Unpack
+from typing import Any, Final, Unpack
 
 try:
     from nexios import NexiosApp
@@ -26,6 +29,10 @@ from ._provided import present_scope, provided
 from ._toolkit import Toolkit
 
 __all__ = ["Inject", "inject", "install", "provided"]
+
+_ENTRY: Final = "nexgate.root_path"
+_ROUTE: Final = "nexgate.route"
+_PREPARED: Final = "__nexgate_prepared__"
 
 
 def install(app: NexiosApp, **options: Unpack[Options]) -> Toolkit:
@@ -48,7 +55,6 @@ def install(app: NexiosApp, **options: Unpack[Options]) -> Toolkit:
 
 def _around_requests(app: NexiosApp, toolkit: Toolkit) -> None:
     handle: Any = app.handle_request
-    routes: Any = app.router
 
     async def around(scope: Any, receive: Any, send: Any) -> None:
         await toolkit.serve(handle, scope, receive, send)
@@ -57,12 +63,12 @@ def _around_requests(app: NexiosApp, toolkit: Toolkit) -> None:
 
     def within(inner: ASGIApp) -> ASGIApp:
         """Inside of what makes responses of exceptions, where they can be seen."""
-        known = -1
+        known: list[tuple[Any, int]] = []
 
         async def noting(scope: Any, receive: Any, send: Any) -> None:
-            nonlocal known
-            if known != len(routes.routes):  # more were added since
-                known = _inject_into(routes)
+            if not known or any(len(each.routes) != count for each, count in known):
+                known[:] = _prepared(app.router)  # more were added since
+            scope[_ENTRY] = len(scope.get("root_path") or "")
             try:
                 await inner(scope, receive, send)
             except Exception as error:
@@ -74,15 +80,42 @@ def _around_requests(app: NexiosApp, toolkit: Toolkit) -> None:
     app.wrap_asgi(within)
 
 
-def _inject_into(router: Any) -> int:
-    """Fill the marked parameters of all handlers there are; how many routes ``router`` has."""
+def _prepared(router: Any) -> list[tuple[Any, int]]:
+    """Fill the marked parameters of all handlers there are, and let routes be known by their
+    templates; the routers, with how many routes each has.
+    """
+    found = [(router, len(router.routes))]
     for route in router.routes:
         handler = getattr(route, "handler", None)
-        if handler is not None:
-            route.handler = inject(handler)
+        if handler is not None and not hasattr(route, _PREPARED):
+            setattr(route, _PREPARED, True)
+            route.handler = _filled(handler)
+            route.handle = _named(route.handle, route.raw_path)
         if hasattr(route, "routes"):
-            _inject_into(route)
-    return len(router.routes)
+            found += _prepared(route)
+    return found
+
+
+def _filled(handler: Any) -> Any:
+    call = getattr(handler, "__call__", None)  # noqa: B004  # an object with an async __call__
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call):
+        return inject(handler)
+
+    @functools.wraps(handler)
+    async def in_thread(*args: Any, **given: Any) -> Any:
+        # Nexios calls it in a thread, too, but one that knows nothing of the request.
+        return await asyncio.to_thread(handler, *args, **given)
+
+    return inject(in_thread)
+
+
+def _named(handle: ASGIApp, template: str) -> ASGIApp:
+    async def naming(scope: Any, receive: Any, send: Any) -> None:
+        # Groups move their prefix from the path to the root path.
+        scope[_ROUTE] = (scope.get("root_path") or "")[scope[_ENTRY] :] + template
+        await handle(scope, receive, send)
+
+    return naming
 
 
 def _around_lifespan(app: NexiosApp, toolkit: Toolkit) -> None:
@@ -109,13 +142,5 @@ def _around_lifespan(app: NexiosApp, toolkit: Toolkit) -> None:
 
 
 def _route_of(scope: MutableMapping[str, Any]) -> str | None:
-    """The path with its parameters' names for their values: Nexios keeps no template in a scope."""
-    params = scope.get("route_params")
-    if params is None:
-        return None
-    path: str = scope["path"]
-    for name in params:
-        before, found, after = path.rpartition(f"/{params[name]}")
-        if found:
-            path = f"{before}/{{{name}}}{after}"
-    return path
+    found: str | None = scope.get(_ROUTE)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import pkgutil
 from collections.abc import Iterator
 from functools import cache
@@ -39,8 +40,10 @@ def in_package(package: str) -> Iterator[Source]:
     """Every module of an importable package. Raises ``PluginError`` when it is none."""
     try:
         found = importlib.import_module(package)
-    except Exception as error:
-        raise PluginError(package, "find", f"the package cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:
+        hint = "; a folder is a Path" if os.sep in package else ""
+        message = f"the package cannot be imported: {error}{hint}"
+        raise PluginError(package, "find", message) from error
     path = getattr(found, "__path__", None)
     if path is None:
         yield Source(module=package)

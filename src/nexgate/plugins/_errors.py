@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from collections.abc import Iterable
-from typing import Literal
+from pathlib import Path
+from typing import Final, Literal
 
 from nexgate.config import Finding, InvalidConfig, problem_of
 from nexgate.errors import ConfigError
 
 __all__ = ["Phase", "PluginConfigError", "PluginError", "their_traceback"]
+
+_OURS: Final = (str(Path(__file__).parents[1]), str(Path(importlib.__file__)), "<frozen importlib")
 
 Phase = Literal["find", "import", "manifest", "configure", "initialize", "take over"]
 
@@ -42,7 +46,10 @@ def their_traceback(error: BaseException, files: tuple[str, ...] = ()) -> str:
     tells its writer nothing.
     """
     told = traceback.TracebackException.from_exception(error)
-    first = next((n for n, frame in enumerate(told.stack) if frame.filename in files), None)
+    stack = [frame.filename for frame in told.stack]
+    first = next((n for n, name in enumerate(stack) if name in files), None)
+    if first is None:
+        first = next((n for n, name in enumerate(stack) if not name.startswith(_OURS)), None)
     if first is not None:
         del told.stack[:first]
     elif isinstance(error, SyntaxError):

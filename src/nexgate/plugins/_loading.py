@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,11 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakSet
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from nexgate.config import Finding, did_you_mean, findings
 
-from ._errors import PluginConfigError, PluginError, their_traceback
+from ._errors import Phase, PluginConfigError, PluginError, their_traceback
 from ._manifest import Manifest
 from ._plugin import Plugin
 from ._source import Source, forget, is_within
@@ -50,6 +51,8 @@ class Loaded:
     files: tuple[Path, ...] = ()
     is_needed: bool = False
     """Whether something of it is named by a configuration."""
+    is_over: bool = False
+    """Its code was forgotten."""
     _lent: WeakSet[partial[Any]] = field(default_factory=WeakSet)
 
     @property
@@ -58,7 +61,7 @@ class Loaded:
 
     def is_same(self, spec: PluginSpec, digest: str) -> bool:
         """Whether loading ``spec`` would make this again."""
-        return bool(digest) and self.spec == spec and self.digest == digest
+        return bool(digest) and not self.is_over and self.spec == spec and self.digest == digest
 
     def lend(self, thing: Callable[..., Any]) -> Callable[..., Any]:
         """``thing``, as something whose last user can be noticed."""
@@ -73,6 +76,7 @@ class Loaded:
 
     def discard(self) -> None:
         """It is not going to be used, or not any more."""
+        self.is_over = bool(self.digest)
         forget(self.module)
 
 
@@ -80,33 +84,24 @@ def load(spec: PluginSpec, previous: Loaded | None = None) -> Loaded:
     """The plugin as its text is now: ``previous`` itself, if nothing changed. Raises
     ``PluginError``, and ``PluginConfigError`` for its configuration; nothing is left behind then.
     """
-    try:
-        digest = spec.source.digest()
-    except (ImportError, OSError, ValueError) as error:
-        raise PluginError(spec.name, "find", str(error)) from error
+    with _as_failure(spec.name, "find", "it cannot be looked for"):
+        try:
+            digest, files = spec.source.digest(), spec.source.files()
+        except (ImportError, OSError, ValueError) as error:
+            raise PluginError(spec.name, "find", str(error)) from error
     if previous is not None and previous.is_same(spec, digest):
         return previous
-    files = spec.source.files()
-    names = tuple(str(file) for file in files)
-    try:
+    with _as_failure(spec.name, "import", "it cannot be imported", files):
         module = spec.source.load()
-    except (Exception, SystemExit) as error:
-        trace = their_traceback(error, names)
-        raise PluginError(spec.name, "import", "it cannot be imported", trace=trace) from error
     try:
         cls = _class_in(module, spec)
-        manifest = replace(cls.manifest(spec.name), name=spec.name)
-        manifest.check()
-        config = _configured(cls, spec)
-        try:
+        manifest, config = _read(cls, spec, files)
+        with _as_failure(spec.name, "import", "it cannot be made", files):
             plugin = cls()
-        except Exception as error:
-            trace = their_traceback(error, names)
-            raise PluginError(spec.name, "import", "it cannot be made", trace=trace) from error
     except BaseException:
         forget(module.__name__)
         raise
-    plugin._config = config
+    plugin._name, plugin._config = spec.name, config
     return Loaded(spec, plugin, manifest, digest, module.__name__, files)
 
 
@@ -121,10 +116,34 @@ def given(
     """A plugin that is there as an object. Raises ``PluginError`` and ``PluginConfigError``."""
     source = Source(module=type(plugin).__module__, attribute=type(plugin).__qualname__)
     spec = PluginSpec(name, source, config, required, timeout)
-    manifest = replace(plugin.manifest(name), name=name)
-    manifest.check()
-    plugin._config = _configured(type(plugin), spec)
+    manifest, plugin._config = _read(type(plugin), spec)
+    plugin._name = name
     return Loaded(spec, plugin, manifest)
+
+
+def _read(
+    cls: type[Plugin], spec: PluginSpec, files: tuple[Path, ...] = ()
+) -> tuple[Manifest, Any]:
+    """What it says of itself, and its configuration."""
+    with _as_failure(spec.name, "manifest", "its manifest cannot be read", files):
+        manifest = replace(cls.manifest(spec.name), name=spec.name)
+        manifest.check()
+    with _as_failure(spec.name, "configure", "its configuration cannot be read", files):
+        return manifest, _configured(cls, spec)
+
+
+@contextmanager
+def _as_failure(
+    name: str, phase: Phase, message: str, files: tuple[Path, ...] = ()
+) -> Iterator[None]:
+    """Whatever the code of a plugin raises is the failure of this plugin and nobody else's."""
+    try:
+        yield
+    except (PluginError, PluginConfigError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        trace = their_traceback(error, tuple(map(str, files)))
+        raise PluginError(name, phase, message, trace=trace) from error
 
 
 def plugin_classes(module: ModuleType) -> dict[str, type[Plugin]]:
@@ -155,11 +174,19 @@ def _class_in(module: ModuleType, spec: PluginSpec) -> type[Plugin]:
     if len(classes) == 1:
         return next(iter(classes.values()))
     if not classes:
-        raise PluginError(spec.name, "import", f"{spec.source} has no subclass of Plugin")
+        raise PluginError(spec.name, "import", f"{spec.source} {_why_none(module)}")
     names = ", ".join(classes)
     raise PluginError(
         spec.name, "import", f"{spec.source} has several plugins: add one of :{names} to the source"
     )
+
+
+def _why_none(module: ModuleType) -> str:
+    for name, each in vars(module).items():
+        if inspect.isabstract(each) and issubclass(each, Plugin) and each is not Plugin:
+            missing = " and ".join(sorted(each.__abstractmethods__))
+            return f"has {name}, which lacks {missing}"
+    return "has no subclass of Plugin"
 
 
 def _configured(cls: type[Plugin], spec: PluginSpec) -> Any:
@@ -169,6 +196,9 @@ def _configured(cls: type[Plugin], spec: PluginSpec) -> Any:
             found = Finding((), "is configured, and takes no configuration", is_about_key=True)
             raise _wrong_config(spec.name, [found])
         return {}
+    if not (inspect.isclass(model) and (issubclass(model, BaseModel) or is_dataclass(model))):
+        message = "its Config is neither a pydantic model nor a dataclass"
+        raise PluginError(spec.name, "configure", message)
     try:
         made = TypeAdapter(model).validate_python(dict(spec.config))
     except ValidationError as error:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from ._order import dependents, start_order
 from ._plan import PluginPlan
 from ._plugin import Plugin
 from ._program import Program
-from ._running import Running
+from ._running import Running, to_the_end
 from ._source import Source, stamp
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ __all__ = ["PluginManager", "PluginStatus"]
 _log = logging.getLogger("nexgate.plugins")
 
 _DRAIN: Final = 30.0
+_TELL: Final = 10.0
+"""Seconds that those who hear of the end of plugins may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,10 @@ class PluginManager:
         self._places: list[tuple[str, Path | str, Mapping[str, Any]]] = []
         self._running: dict[str, Running] = {}
         self._retiring: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
+        self._seen: dict[str, Any] = {}
+        """Files as they were before they were loaded."""
         self._app: Any = None
         self._is_initialized = False
 
@@ -115,17 +121,22 @@ class PluginManager:
         One that cannot be loaded is logged, kept in ``failures`` and left out. ``reload`` and
         ``watch`` look again, and find new ones.
         """
-        self._places.append(
-            ("folder" if isinstance(place, Path) else "package", place, config or {})
+        return self._discover(
+            "folder" if isinstance(place, Path) else "package", place, config or {}
         )
-        return self._take(self._found(*self._places[-1]))
 
     def discover_installed(
         self, *, config: Mapping[str, Mapping[str, Any]] | None = None
     ) -> list[str]:
         """The same for what installed distributions name in the group ``nexgate.plugins``."""
-        self._places.append(("installed", "", config or {}))
-        return self._take(self._found(*self._places[-1]))
+        return self._discover("installed", "", config or {})
+
+    def _discover(self, kind: str, place: Path | str, config: Mapping[str, Any]) -> list[str]:
+        self._places.append((kind, place, config))
+        seen = self._stamps()
+        names = self._take(self._found(kind, place, config))
+        self._seen = self._stamps() | seen | self._seen
+        return names
 
     def _found(
         self, kind: str, place: Path | str, config: Mapping[str, Any]
@@ -146,8 +157,17 @@ class PluginManager:
     def _take(self, specs: Iterable[PluginSpec]) -> list[str]:
         names: list[str] = []
         for spec in specs:
+            before = self._registered.get(spec.name)
+            if before is not None and before.spec.source != spec.source:
+                _log.error(
+                    "plugin %s: %s is left out: %s has the name",
+                    spec.name,
+                    spec.source,
+                    before.spec.source,
+                )
+                continue
             try:
-                loaded = load(spec, self._registered.get(spec.name))
+                loaded = load(spec, before)
             except (PluginError, PluginConfigError) as error:
                 self._fail(error, spec.name)
                 continue
@@ -156,12 +176,8 @@ class PluginManager:
             names.append(spec.name)
         return names
 
-    def _fail(self, error: Exception, name: str = "") -> None:
-        told = (
-            error
-            if isinstance(error, PluginError)
-            else PluginError(name, "configure", f"its configuration is wrong\n{error}")
-        )
+    def _fail(self, error: PluginError | PluginConfigError, name: str = "") -> None:
+        told = _failure(error, name)
         self.failures[told.plugin] = told
         _log.error("%s", told)
 
@@ -311,29 +327,34 @@ class PluginManager:
         if plan.is_in_force:
             return
         started, plan.started = plan.started, []
-        for each in reversed(started):
-            await each.stop()
-        plan.discard()
+        try:
+            await to_the_end(_stop(reversed(started)))
+        finally:
+            plan.discard()
 
     async def _retire(self, gone: list[Running]) -> None:
         for each in gone:
             await each.retire(self.drain)
+            each.loaded.discard()
 
     # ---------------------------------------------------------------- all in one
 
     async def initialize(self, app: Any = None) -> None:
-        """Start every registered plugin, those that others need first. Raises ``PluginError`` when
-        a required one fails; all are ended then. Those that are not required are logged, and kept
-        in ``failures``.
+        """Start every registered plugin, those that others need first; after ``cleanup`` anew, from
+        their code as it is then. Raises ``PluginError`` when a required one fails; all are ended
+        then. Those that are not required are logged, and kept in ``failures``.
         """
         async with self._changing:
             self._app = app
+            for spec in [each.spec for each in self._registered.values() if each.is_over]:
+                if not self._take([spec]):
+                    del self._registered[spec.name]
             failed = dict(self.failures)
             plan = self._planned(dict(self._registered), failed)
             await self.start(plan, app)
             self.commit(plan)
             self._is_initialized = True
-        await self.announce(plan)
+        self.announce(plan)
 
     async def cleanup(self) -> None:
         """End every plugin, in the reverse order of their start. An exception of one is logged."""
@@ -342,11 +363,16 @@ class PluginManager:
             self._is_initialized = False
             for each in running:
                 each.deactivate()
-            for each in reversed(running):
-                await each.stop()
+            await to_the_end(_stop(reversed(running)))
+            for each in running:
+                each.loaded.discard()
             if self._retiring:
                 await asyncio.wait(set(self._retiring))
-        await self._tell("plugin.stopped", [each.loaded for each in running])
+        self._tell("plugin.stopped", [each.loaded for each in running])
+        if self._telling:
+            _, late = await asyncio.wait(set(self._telling), timeout=_TELL)
+            for task in late:
+                task.cancel()
 
     async def reload(self) -> list[str]:
         """Look at the code of every plugin, and replace those that changed, and those that require
@@ -365,7 +391,7 @@ class PluginManager:
         names = [each.loaded.name for each in plan.started]
         for name in names:
             _log.info("plugin %s %s is in force", name, plan.loaded[name].manifest.version)
-        await self.announce(plan)
+        self.announce(plan)
         return names
 
     def _specs(self) -> list[PluginSpec]:
@@ -386,11 +412,11 @@ class PluginManager:
                     continue
                 try:
                     found[spec.name] = load(spec, before)
-                except PluginError as error:
+                except (PluginError, PluginConfigError) as error:
                     if before is not None or spec.required:
                         raise  # the version before stays
-                    failed[spec.name] = error
-                    _log.error("%s", error)
+                    failed[spec.name] = _failure(error, spec.name)
+                    _log.error("%s", failed[spec.name])
             return self._planned(found, failed)
         except BaseException:
             for name, each in found.items():
@@ -399,17 +425,16 @@ class PluginManager:
             raise
 
     async def watch(self, interval: float = 0.2) -> None:
-        """Reload whenever a file of a plugin changes, until cancelled. An edit that cannot be used
-        is logged with its traceback; the version before stays.
+        """Reload whenever a file of a plugin has changed since it was discovered, until cancelled.
+        An edit that cannot be used is logged with its traceback; the version before stays.
 
         By ``stat``, every ``interval`` seconds: that works on every file system. A file that is
         still being written is left until it has been the same twice.
         """
-        seen = self._stamps()
         while True:
             await asyncio.sleep(interval)
             now = self._stamps()
-            if now == seen:
+            if now == self._seen:
                 continue
             while True:
                 await asyncio.sleep(interval / 2)
@@ -417,17 +442,19 @@ class PluginManager:
                 if settled == now:
                     break
                 now = settled
-            seen = now
+            self._seen = now
             try:
                 await self.reload()
             except (PluginError, PluginConfigError) as error:
                 _log.error("%s\nthe version before stays in force", error)
+            except Exception:
+                _log.exception("plugins could not be looked at; those before stay in force")
 
     def _stamps(self) -> dict[str, Any]:
         files = [str(file) for each in self._registered.values() for file in each.files]
         for kind, place, _ in self._places:
-            if kind == "folder":
-                files += [str(f) for s in in_folder(Path(place)) for f in _files(s)]
+            for folder in _folders(kind, place):
+                files += [str(file) for each in in_folder(folder) for file in _files(each)]
         stamps: dict[str, Any] = {}
         for name in files:
             try:
@@ -436,18 +463,18 @@ class PluginManager:
                 stamps[name] = None
         return stamps
 
-    async def announce(self, plan: PluginPlan) -> None:
-        """Tell the bus of what a plan that is in force has started: ``plugin.started``."""
-        await self._tell("plugin.started", [each.loaded for each in plan.started])
+    def announce(self, plan: PluginPlan) -> None:
+        """Tell the bus of what a plan that is in force has started: ``plugin.started``. Nothing
+        waits for those who hear of it.
+        """
+        self._tell("plugin.started", [each.loaded for each in plan.started])
 
-    async def _tell(self, topic: str, plugins: list[Loaded]) -> None:
+    def _tell(self, topic: str, plugins: list[Loaded]) -> None:
         if not plugins:
             return
-        from nexgate.events import Event
-
-        for each in plugins:
-            data = {"name": each.name, "version": each.manifest.version}
-            await self.program.bus.publish(Event(topic, data, source="nexgate"))
+        task = asyncio.create_task(_publish(self.program.bus, topic, plugins))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     # ---------------------------------------------------------------- asking
 
@@ -458,21 +485,57 @@ class PluginManager:
             running = self._running.get(name)
             loaded = running.loaded if running is not None else self._registered[name]
             manifest = loaded.manifest
+            failure = self.failures.get(name) if running is None else None
+            state: Literal["waiting", "running", "failed"] = "waiting"
+            if running is not None:
+                state = "running"
+            elif failure is not None:
+                state = "failed"
             found.append(
                 PluginStatus(
                     name,
-                    "running" if running is not None else "waiting",
+                    state,
                     manifest.version,
                     str(loaded.spec.source),
                     manifest.requires,
                     manifest.description,
                     running.since if running is not None else None,
+                    failure.reason if failure is not None else "",
                 )
             )
         for name, error in self.failures.items():
             if name not in {each.name for each in found}:
                 found.append(PluginStatus(name, "failed", "", "", error=error.reason))
         return found
+
+
+async def _stop(running: Iterable[Running]) -> None:
+    for each in running:
+        await each.stop()
+
+
+async def _publish(bus: EventBus, topic: str, plugins: list[Loaded]) -> None:
+    from nexgate.events import Event
+
+    for each in plugins:
+        data = {"name": each.name, "version": each.manifest.version}
+        try:
+            await bus.publish(Event(topic, data, source="nexgate"))
+        except Exception:
+            _log.exception("plugin %s: %s could not be told", each.name, topic)
+
+
+def _failure(error: PluginError | PluginConfigError, name: str) -> PluginError:
+    if isinstance(error, PluginError):
+        return error
+    return PluginError(name, "configure", f"its configuration is wrong\n{error}")
+
+
+def _folders(kind: str, place: Path | str) -> list[Path]:
+    """Where plugins of a place that were not there before would be."""
+    if kind == "folder":
+        return [Path(place)]
+    return [Path(each) for each in getattr(sys.modules.get(str(place)), "__path__", ())]
 
 
 def _files(source: Source) -> tuple[Path, ...]:

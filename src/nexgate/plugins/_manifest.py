@@ -46,11 +46,13 @@ class Manifest:
         """Raise ``PluginError`` for what does not make sense or does not fit."""
         try:
             check_plugin_name(self.name)
+            if not isinstance(self.requires, (tuple, list)):
+                raise ValueError(f"requires is {self.requires!r}, and no tuple of names")
             Version(self.version)
             theirs, ours = Version(self.api), Version(API_VERSION)
             for each in self.requirements:
                 check_plugin_name(each.name)
-        except (ValueError, InvalidVersion, InvalidRequirement) as error:
+        except (ValueError, TypeError, InvalidVersion, InvalidRequirement) as error:
             raise PluginError(self.name, "manifest", f"its manifest is wrong: {error}") from None
         if theirs.major != ours.major or theirs > ours:
             message = f"it was written for plugin API {self.api}, this Nexgate has {API_VERSION}"

@@ -30,11 +30,13 @@ hint."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 _HANDLES: Final = "__nexgate_events__"
+_GRACE: Final = 1.0
+"""Seconds that a hook has to end after it was cancelled."""
 
 
-def on(topic: str, **options: Any) -> Callable[[F], F]:
+def on(topic: str | type[Any], **options: Any) -> Callable[[F], F]:
     """Decorator for a method of a plugin: it handles the events of ``topic`` (see
-    ``EventBus.subscribe`` for wildcards and ``options``) while the plugin runs.
+    ``EventBus.subscribe`` for types, wildcards and ``options``) while the plugin runs.
     """
 
     def mark(function: F) -> F:
@@ -56,7 +58,7 @@ class Plugin(ABC):
     """
 
     name: ClassVar[str] = ""
-    """Unset: the name of its module."""
+    """Picks it where a module has several. It is called as its place is, or its section."""
     version: ClassVar[str] = "0.0.0"
     api: ClassVar[str] = API_VERSION
     """Version of this interface that it was written for."""
@@ -66,6 +68,7 @@ class Plugin(ABC):
     """A ``typer.Typer`` that ``nexgate NAME …`` runs."""
     Config: ClassVar[type[Any] | None] = None
 
+    _name: str = ""
     _config: Any = None
     _resources: Resources | None = None
 
@@ -129,7 +132,7 @@ class Plugin(ABC):
     @property
     def log(self) -> logging.Logger:
         """``nexgate.plugins.NAME``."""
-        return logging.getLogger(f"nexgate.plugins.{type(self).name or type(self).__name__}")
+        return logging.getLogger(f"nexgate.plugins.{self._name or type(self).__name__}")
 
     @property
     def _running(self) -> Resources:
@@ -146,10 +149,10 @@ class Plugin(ABC):
     def manifest(cls, name: str = "") -> Manifest:
         """What it says of itself; ``name`` is what its place calls it."""
         summary = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
-        return Manifest(cls.name or name, cls.version, cls.api, tuple(cls.requires), summary)
+        return Manifest(cls.name or name, cls.version, cls.api, cls.requires, summary)
 
     @classmethod
-    def handlers(cls) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    def handlers(cls) -> Iterator[tuple[str, str | type[Any], dict[str, Any]]]:
         """Every ``@on`` of the class: name of the method, topic, options."""
         for name in dir(cls):
             marked = getattr(inspect.getattr_static(cls, name), _HANDLES, ())
@@ -163,10 +166,35 @@ class Plugin(ABC):
         return tuple(sorted(name for name in own if not name.startswith("_")))
 
 
-async def call_hook(hook: Callable[..., Any], *args: Any, timeout: float | None) -> Any:
-    """Call a hook that may be sync or async. Raises ``TimeoutError``."""
+async def call_hook(hook: Callable[..., Any], *args: Any, timeout: float) -> Any:
+    """Call a hook that may be sync or async. Raises ``TimeoutError``, and ``RuntimeError`` when it
+    raises what would end more than a hook, such as ``SystemExit``.
+
+    In a task of its own: there a ``CancelledError`` that nobody sent is told from one that somebody
+    did, and a hook that takes no notice of being cancelled can be left behind.
+    """
+    task = asyncio.create_task(_called(hook, args, timeout))
+    try:
+        await asyncio.wait({task}, timeout=timeout + _GRACE)
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task}, timeout=_GRACE)
+        raise
+    if not task.done():
+        raise TimeoutError("it takes no notice of being cancelled, and is left behind")
+    if task.cancelled():
+        raise RuntimeError("it was cancelled, by nobody but itself")
+    return task.result()
+
+
+async def _called(hook: Callable[..., Any], args: tuple[Any, ...], timeout: float) -> Any:
     async with asyncio.timeout(timeout):
-        result = hook(*args)
-        if inspect.isawaitable(result):
-            result = await result
+        try:
+            result = hook(*args)
+            if inspect.isawaitable(result):
+                result = await result
+        except (Exception, asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            raise RuntimeError(f"it raised {type(error).__name__}, which ends programs") from error
     return result

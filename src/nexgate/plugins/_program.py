@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nexgate.di import Container
@@ -41,8 +43,14 @@ class Program:
         if self._bus is None:
             from nexgate.events import EventBus
 
-            self._bus = EventBus()
+            self._bus = EventBus(invoker=self.inject)
         return self._bus
+
+    def inject(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` with its ``Inject[…]`` parameters filled."""
+        if "nexgate.di" not in sys.modules:
+            return function  # nobody can have marked one
+        return self.container.inject(function)
 
     def tasks(self, name: str) -> Supervisor:
         """A supervisor for one plugin."""

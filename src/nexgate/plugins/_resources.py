@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
+
+from ._plugin import call_hook
 
 if TYPE_CHECKING:
     from nexgate.di import Container
@@ -26,15 +27,22 @@ class StagedBus:
     def __init__(self, bus: Any) -> None:
         self._bus = bus
         self._waiting: list[_Later] | None = []
+        self._is_over = False
 
     def subscribe(
         self, topic: Any, handler: Callable[..., Any] | None = None, **options: Any
     ) -> Any:
-        """As ``EventBus.subscribe``."""
+        """As ``EventBus.subscribe``. Raises ``RuntimeError`` when the plugin has ended: nobody
+        would end the subscription.
+        """
+        if self._is_over:
+            raise RuntimeError("the plugin has ended and hears of nothing any more")
         if self._waiting is None:
             return self._bus.subscribe(topic, handler, **options)
         if handler is None:
             return lambda function: self.subscribe(topic, function, **options) and function
+        # What is wrong with it is found now: ``activate`` is part of a step that must not fail.
+        self._bus.subscribe(topic, handler, **options).cancel()
         later = _Later(topic, handler, options)
         self._waiting.append(later)
         return later
@@ -46,6 +54,15 @@ class StagedBus:
         waiting, self._waiting = self._waiting or [], None
         for later in waiting:
             later.begin(self._bus)
+
+    def deactivate(self) -> None:
+        """End all of them."""
+        self._is_over = True
+        self._bus.cancel()
+
+    def add_middleware(self, middleware: Callable[..., Any]) -> None:
+        """A bus does not give middleware back, so it would outlive the plugin."""
+        raise RuntimeError("middleware is the program's to add: a plugin's would outlive it")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bus, name)
@@ -95,12 +112,13 @@ class Resources:
 
     def deactivate(self) -> None:
         """No further event reaches it; what is being handled goes on."""
-        self._owned_bus.cancel()
+        self.bus.deactivate()
 
     async def aclose(self, cleanup: Callable[[], Any], timeout: float) -> None:
         """End everything, in the reverse order of need. Each step is done whatever happens to the
         others; an exception is logged, because nobody could do anything about it.
         """
+        self.deactivate()
         steps: list[tuple[str, Callable[[], Any]]] = [
             ("events", self._owned_bus.aclose),
             ("tasks", self.tasks.aclose),
@@ -110,8 +128,7 @@ class Resources:
         ]
         for what, step in steps:
             try:
-                async with asyncio.timeout(timeout):
-                    await step()
+                await call_hook(step, timeout=timeout)
             except TimeoutError:
                 _log.error("plugin %s: %s took longer than %gs", self._name, what, timeout)
             except Exception:

@@ -14,7 +14,7 @@ from ._plugin import Plugin, call_hook
 from ._program import Program
 from ._resources import Resources
 
-__all__ = ["Running"]
+__all__ = ["Running", "to_the_end"]
 
 _log = logging.getLogger("nexgate.plugins")
 
@@ -39,17 +39,19 @@ class Running:
         does, or is cancelled, nothing of it is left.
         """
         plugin, spec = self.plugin, self.loaded.spec
-        phase: Any = "take over"
+        phase: Any = "initialize"
         try:
             plugin._resources = self._resources
             self._subscribe()
-            state = before.hand_over() if before is not None else None
-            if state is not None:
-                await call_hook(plugin.take_over, state, timeout=spec.timeout)
+            phase = "take over"
+            if before is not None:
+                state = await call_hook(before.hand_over, timeout=spec.timeout)
+                if state is not None:
+                    await call_hook(plugin.take_over, state, timeout=spec.timeout)
             phase = "initialize"
             await call_hook(plugin.initialize, app, timeout=spec.timeout)
         except BaseException as error:
-            await _to_the_end(self._resources.aclose(_nothing, spec.timeout))
+            await to_the_end(self._resources.aclose(_nothing, spec.timeout))
             plugin._resources = None
             if not isinstance(error, Exception):
                 raise
@@ -85,22 +87,16 @@ class Running:
 
     async def stop(self) -> None:
         """End it: its events, its tasks, itself, what it registered."""
-        spec = self.loaded.spec
         self.deactivate()
-
-        async def cleanup() -> None:
-            await call_hook(self.plugin.cleanup, timeout=None)
-
-        await _to_the_end(self._resources.aclose(cleanup, spec.timeout))
+        await to_the_end(self._resources.aclose(self.plugin.cleanup, self.loaded.spec.timeout))
         self.plugin._resources = None
-        self.loaded.discard()
 
 
-async def _nothing() -> None:
+def _nothing() -> None:
     """A version that was not initialised has nothing to clean up."""
 
 
-async def _to_the_end(work: Any) -> None:
+async def to_the_end(work: Any) -> None:
     """Await ``work`` also when we are cancelled meanwhile, and be cancelled then."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

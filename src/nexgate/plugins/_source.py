@@ -29,13 +29,14 @@ __all__ = ["Source", "forget", "is_within", "stamp"]
 _PREFIX: Final = "_nexgate_plugin_"
 _numbers = itertools.count(1)
 
-Stamp = tuple[int, int, int]
+Stamp = tuple[int, int, int, int]
 
 
 def stamp(path: str | Path) -> Stamp:
     """Equal to itself as long as nobody replaces or writes the file. Raises ``OSError``."""
     found = Path(path).stat()
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    # Tools that copy files set the time of modification, but nobody sets that of the change.
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 class _TextLoader(importlib.machinery.SourceFileLoader):
@@ -129,10 +130,11 @@ class Source:
             if self.path.is_dir():
                 if not (self.path / "__init__.py").is_file():
                     raise ImportError(f"{self.path} has no __init__.py")
-                return tuple(sorted(self.path.rglob("*.py")))
+                return _modules_in(self.path)
             if not self.path.is_file():
                 raise ImportError(f"{self.path} does not exist")
             return (self.path,)
+        importlib.invalidate_caches()
         spec = importlib.util.find_spec(self.module)
         if spec is None:
             raise ImportError(f"there is no module {self.module}")
@@ -140,7 +142,7 @@ class Source:
             return ()
         origin = Path(spec.origin)
         if origin.name == "__init__.py":
-            return tuple(sorted(origin.parent.rglob("*.py")))
+            return _modules_in(origin.parent)
         return (origin,)
 
     def digest(self) -> str:
@@ -161,7 +163,8 @@ class Source:
         return self._load_module()
 
     def _load_file(self, path: Path) -> ModuleType:
-        name = f"{_PREFIX}{next(_numbers)}_{path.stem}"
+        # A dot in the name of a file is none between packages.
+        name = f"{_PREFIX}{next(_numbers)}_{path.stem.replace('.', '_')}"
         _finder.files[name] = path / "__init__.py" if path.is_dir() else path
         try:
             return importlib.import_module(name)
@@ -176,6 +179,18 @@ class Source:
                 return importlib.import_module(self.module)
             finally:
                 _finder.anew.discard(self.module)
+
+
+def _modules_in(folder: Path) -> tuple[Path, ...]:
+    """Of a package: without what is hidden, such as the locks of editors, which are no files."""
+    return tuple(
+        sorted(
+            path
+            for path in folder.rglob("*.py")
+            if path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        )
+    )
 
 
 @contextmanager

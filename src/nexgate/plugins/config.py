@@ -81,22 +81,26 @@ def plugin_specs(
     sections: Mapping[str, PluginSection], folders: Iterable[Path]
 ) -> list[PluginSpec]:
     """Every plugin that is wanted: those with a section, in order, then the others of the folders.
-    Raises ``PluginConfigError`` for those that are nowhere.
+    Raises ``PluginConfigError`` for those that are nowhere, or in two places.
     """
-    found = {source.name: source for folder in folders for source in in_folder(folder)}
+    found: dict[str, Source] = {}
+    wrong: list[Finding] = []
+    for each in (each for folder in folders for each in in_folder(folder)):
+        first = found.setdefault(each.name, each)
+        has_place = each.name in sections and sections[each.name].source is not None
+        if first != each and not has_place:
+            what = f"have two plugins named {each.name}: {first} and {each}"
+            wrong.append(Finding(("gateway", "plugin_folders"), what, "rename one of them"))
     specs: list[PluginSpec] = []
-    nowhere: list[Finding] = []
     for name, section in sections.items():
         source = section.source or found.get(name) or installed().get(name)
         if source is None:
             hint = 'add source = "plugins/…", or install the package that brings it'
-            nowhere.append(
-                Finding(("plugins", name), "is not to be found", hint, is_about_key=True)
-            )
+            wrong.append(Finding(("plugins", name), "is not to be found", hint, is_about_key=True))
             continue
         specs.append(PluginSpec(name, source, section.config, section.required, section.timeout))
-    if nowhere:
-        raise PluginConfigError(nowhere)
+    if wrong:
+        raise PluginConfigError(wrong)
     named = {spec.name for spec in specs}
     specs += [PluginSpec(name, each) for name, each in found.items() if name not in named]
     return specs

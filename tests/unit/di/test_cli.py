@@ -66,7 +66,7 @@ def test_problems_are_printed_and_the_exit_code_is_1(folder: Path) -> None:
         ("shop", 2, "is not the path of a Python object"),
         ("shop:nothing", 1, "shop has no nothing"),
         ("shop:other", 1, "is no container but int"),
-        ("nowhere:container", 1, "cannot import nowhere"),
+        ("nowhere:x", 1, "nowhere:x: cannot import nowhere"),
     ],
 )
 def test_what_cannot_be_found_is_named(folder: Path, path: str, code: int, said: str) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
+from weakref import WeakSet
 
 import pytest
 from tests.unit.di.other_module import Priced
 
 from nexgate.di import (
     Container,
+    ContainerClosed,
     DependencyCycle,
     DependencyError,
     Inject,
@@ -21,6 +27,7 @@ from nexgate.di import (
     Named,
     NeedsAwait,
     NeedsScope,
+    current_scope,
     inject,
 )
 from nexgate.testing import wait_until
@@ -120,6 +127,43 @@ def test_instances_that_were_replaced_are_not_kept() -> None:
     container.close()
 
 
+def loaded_again(how: str) -> tuple[type[Any], Any]:
+    """Another class each time, as in a module that is loaded again, and what makes it."""
+
+    class Part:
+        pass
+
+    def make() -> Iterator[Part]:
+        yield Part()
+
+    return Part, make if how == "with teardown" else Part
+
+
+@pytest.mark.parametrize("how", ["instance", "made", "not made", "with teardown"])
+async def test_nothing_of_an_owner_is_kept_by_the_one_that_replaces_it(how: str) -> None:
+    container = Container()
+    before = container.owner("plugin")
+    alive: WeakSet[Any] = WeakSet()
+    for _ in range(10):
+        part, make = loaded_again(how)
+        alive.add(part)
+        owner = container.owner("plugin")
+        if how == "instance":
+            owner.register(part, part())
+        else:
+            owner.register_factory(part, make)
+        if how != "not made":
+            container.resolve(part)
+        with container.scope():  # while both are registered
+            pass
+        await before.aclose()
+        before = owner
+    del part, make
+    with container.scope():
+        gc.collect()
+    assert len(alive) <= 2
+
+
 def test_a_scope_is_good_within_its_block_only() -> None:
     container = Container()
     container.register_factory(A, A, lifetime="scoped")
@@ -181,6 +225,34 @@ def test_two_threads_whose_factories_ask_for_each_other_do_not_hang() -> None:
         each.join(10)
     assert not any(each.is_alive() for each in threads)
     assert any(isinstance(each, DependencyCycle) for each in errors)
+
+
+def test_threads_that_come_first_while_others_register_get_one_instance(
+    request: pytest.FixtureRequest,
+) -> None:
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-5)
+    for _ in range(30):
+        container = Container()
+        container.register_factory(A, A)
+        container.register_factory(B, B)
+        container.register_factory(C, C)
+        got: list[Any] = []
+
+        def resolve(container: Container = container, got: list[Any] = got) -> None:
+            got.append(container.resolve(C))
+
+        def register(container: Container = container) -> None:
+            for _ in range(10):
+                owner = container.owner("plugin")
+                owner.register(str, "x")
+                container.resolve(A)
+                owner.close()
+
+        with ThreadPoolExecutor(8) as pool:
+            for done in [pool.submit(each) for each in (resolve, register, resolve, resolve) * 2]:
+                done.result(10)
+        assert len(set(got)) == 1
 
 
 async def test_two_tasks_whose_factories_ask_for_each_other_do_not_hang() -> None:
@@ -252,6 +324,29 @@ async def test_a_factory_may_ask_its_own_scope() -> None:
         await scope.aresolve(A)
 
 
+async def test_tasks_of_a_factory_that_ask_its_scope_at_once_get_the_same() -> None:
+    made: list[A] = []
+    container = Container()
+
+    async def make_a() -> A:
+        await asyncio.sleep(0)
+        made.append(A())
+        return made[-1]
+
+    async def make_c() -> C:
+        scope = current_scope.get()
+        assert scope is not None
+        first, second = await asyncio.gather(scope.aresolve(A), scope.aresolve(A))
+        assert first is second
+        return C(first, B())
+
+    container.register_factory(A, make_a, lifetime="scoped")
+    container.register_factory(C, make_c, lifetime="scoped")
+    async with container.scope() as scope, asyncio.timeout(5):
+        await asyncio.gather(scope.aresolve(C), scope.aresolve(C), scope.aresolve(A))
+    assert len(made) == 1
+
+
 async def test_one_that_waits_for_its_turn_in_a_scope_and_gives_up_disturbs_nobody() -> None:
     container = Container()
     told: list[str] = []
@@ -261,7 +356,7 @@ async def test_one_that_waits_for_its_turn_in_a_scope_and_gives_up_disturbs_nobo
         first = asyncio.create_task(scope.aresolve(A))
         await entered.wait()
         second = asyncio.create_task(scope.aresolve(A))
-        await wait_until(lambda: scope._freed is not None)
+        await wait_until(lambda: scope._turn is not None and scope._turn.freed is not None)
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
@@ -445,6 +540,121 @@ def test_an_owner_closes_what_is_its_own_and_nothing_else(parts: Container) -> N
     owner.close()
     assert C not in parts
     assert parts.resolve(A) is parts.resolve(A)
+
+
+async def test_an_owner_that_has_ended_takes_nothing_that_nobody_would_take_back(
+    parts: Container,
+) -> None:
+    owner = parts.owner("plugin geo")
+    await owner.aclose()
+    with pytest.raises(ContainerClosed, match="plugin geo has ended"):
+        owner.register(C, C(A(), B()))
+    assert C not in parts
+    await owner.aclose()
+
+
+async def test_an_owner_that_replaces_one_of_its_name_takes_its_place_among_the_others() -> None:
+    container = Container()
+    first, other = container.owner("plugin a"), container.owner("plugin b")
+    for owner, label in ((first, "a1"), (other, "b1")):
+        owner.register(str, label)
+        owner.register_factory(B, B, collect=True)
+    kept = container.resolve(list[B])
+    second = container.owner("plugin a")
+    second.register(str, "a2")
+    second.register_factory(B, B, collect=True)
+    await first.aclose()
+    assert container.resolve(str) == "b1"
+    again = container.resolve(list[B])
+    assert again[0] not in kept
+    assert again[1] is kept[1]
+    await other.aclose()
+    assert container.resolve(str) == "a2"
+    with container.override(str, "x"), container.override(str, "y"):
+        assert container.resolve(str) == "y"
+
+
+def test_a_scope_has_none_for_what_may_be_missing_and_is() -> None:
+    container = Container()
+    with container.scope({A: A()}) as scope:
+        asked: Any = A | None
+        assert isinstance(scope.resolve(asked), A)
+        asked = B | None
+        assert scope.resolve(asked) is None
+        container.register_factory(C, C)
+    with container.scope() as scope:
+        asked = C | None
+        with pytest.raises(DependencyError, match="C → A"):
+            scope.resolve(asked)
+
+
+async def test_an_object_with_an_async_call_is_filled_for_as_long_as_it_runs() -> None:
+    told: list[str] = []
+
+    async def make() -> AsyncIterator[A]:
+        yield A()
+        told.append("torn down")
+
+    class Handler:
+        async def __call__(self, a: Inject[A]) -> A:
+            await asyncio.sleep(0)
+            told.append("handled")
+            return a
+
+    container = Container()
+    container.register_factory(A, make, lifetime="scoped")
+    call: Any = container.inject(Handler())
+    assert type(await call()) is A
+    assert told == ["handled", "torn down"]
+
+
+async def test_a_task_that_outlives_the_scope_it_was_started_in_has_one_of_its_own() -> None:
+    container = Container()
+    container.register_factory(A, A, lifetime="scoped")
+
+    @container.inject
+    async def asks(a: Inject[A]) -> A:
+        return a
+
+    call: Any = asks
+    go_on = asyncio.Event()
+
+    async def later() -> A:
+        await go_on.wait()
+        found: A = await call()
+        return found
+
+    async with container.scope() as outer:
+        async with container.scope():
+            first, second = asyncio.create_task(later()), asyncio.create_task(later())
+            await asyncio.sleep(0)
+        kept = outer.resolve(A)
+        go_on.set()
+        assert await first is kept  # the one around, which is open
+        go_on.clear()
+        third = asyncio.create_task(later())
+        await asyncio.sleep(0)
+    go_on.set()
+    assert await third is not kept
+    await second
+
+
+def test_a_scope_is_entered_once_at_a_time_and_may_be_left_twice() -> None:
+    told: list[str] = []
+
+    def make() -> Iterator[A]:
+        yield A()
+        told.append("torn down")
+
+    container = Container()
+    container.register_factory(A, make, lifetime="scoped")
+    scope = container.scope()
+    with scope:
+        scope.resolve(A)
+        with pytest.raises(DependencyError, match="this scope is open"):
+            scope.__enter__()
+    scope.__exit__(None, None, None)
+    assert told == ["torn down"]
 
 
 async def test_what_the_outermost_injected_call_raises_is_kept_for_who_opened_the_scope(

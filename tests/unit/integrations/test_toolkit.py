@@ -167,3 +167,38 @@ async def test_routes_in_metrics_are_bounded() -> None:
     text = toolkit.metrics.render().decode()
     assert text.count("http_requests_total{") == 501
     assert 'route="other",status="2xx"} 100.0' in text
+
+
+async def test_an_application_mounted_in_another_works_for_the_same_request() -> None:
+    seen: list[str | None] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(current_request_id.get())
+        await answer(send)
+
+    inner = Toolkit(app)
+
+    async def outer(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(current_request_id.get())
+        await inner({**scope, "root_path": "/inner"}, receive, send)
+
+    async with client(Toolkit(outer)) as http:
+        got = await http.get("/", headers={"X-Request-ID": "hostile \x7f"})
+    assert [got.headers["x-request-id"]] * 2 == seen
+    assert len(got.headers["x-request-id"]) == 32
+
+
+async def test_a_route_that_cannot_be_told_is_none_and_the_request_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("prometheus_client")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send)
+
+    async with client(Toolkit(app, metrics=True, route_of=lambda scope: scope["no"])) as http:
+        assert (await http.get("/")).status_code == 200
+        text = (await http.get("/metrics")).text
+    assert 'route="unmatched"' in text
+    assert "http_requests_in_flight 0.0" in text
+    assert "route_of failed" in caplog.text
