@@ -103,8 +103,8 @@ class TaskStore(Protocol):
     async def bury(self, claim: Claim, error: str) -> bool:
         """It failed for the last time."""
 
-    async def give_back(self, claims: Sequence[Claim]) -> None:
-        """They were not finished: others may have them now."""
+    async def give_back(self, claims: Sequence[Claim], error: str = "") -> None:
+        """They were not finished, and it is not their fault: others may have them now."""
 
     async def cancelled(self, claim: Claim, keep: float) -> bool:
         """It was cancelled while it ran."""

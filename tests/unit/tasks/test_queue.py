@@ -6,17 +6,15 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.unit.state.servers import Valkey
+from tests.unit.tasks.queues import QUICK, Clock, Make, opened
 
 from nexgate.di import Container, Inject
 from nexgate.errors import NexgateError
-from nexgate.resilience import Backoff
 from nexgate.sqlite import StoreFull
 from nexgate.tasks import (
     JobCancelled,
@@ -28,59 +26,14 @@ from nexgate.tasks import (
     SqliteTasks,
     TaskError,
     TaskQueue,
-    TaskStore,
     current_job,
     progress,
 )
 from nexgate.testing import wait_until
 
-QUICK = Backoff(base=0.01, cap=0.02)
-Make = Callable[..., TaskStore]
-
 
 class Session:
     """Something of one run."""
-
-
-class Clock:
-    """A wall clock that can be set."""
-
-    def __init__(self) -> None:
-        self.offset = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.offset
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Valkey]:
-    with Valkey() as server:
-        yield server
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=["sqlite", "sqlite-normal", "redis"])
-def make(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Make:
-    """Makes stores over the same jobs."""
-    if request.param == "redis":
-        url = request.getfixturevalue("valkey").url
-        prefix = f"t{abs(hash(request.node.nodeid))}:"
-        return lambda **options: RedisTasks(url, prefix=prefix, clock=clock, **options)
-    synchronous: Any = "normal" if "normal" in request.param else "full"
-    return lambda **options: SqliteTasks(
-        tmp_path / "tasks.db", synchronous=synchronous, clock=clock, **options
-    )
-
-
-@asynccontextmanager
-async def opened(store: TaskStore, **options: Any) -> AsyncIterator[TaskQueue]:
-    queue = TaskQueue(store, **options)
-    async with queue:
-        yield queue
 
 
 async def test_a_job_is_run_and_its_result_is_there(make: Make) -> None:

@@ -24,6 +24,12 @@ __all__ = ["RedisTasks"]
 _STREAMS: Final = ("high", "normal", "low")
 _GROUP: Final = "workers"
 _POLL: Final = 0.1
+_ORDERS: Final = tuple(
+    _STREAMS if turn % 4 else (("normal", "high", "low"), ("low", "normal", "high"))[turn // 4]
+    for turn in range(8)
+)
+"""In which order looks go through the streams: now and then others begin, and are not starved."""
+_CLEAN_AT_ONCE: Final = 256
 
 # ARGV[1] is the prefix everywhere.
 _COMMON: Final = """
@@ -46,7 +52,8 @@ local function into(id, state, at)
   redis.call('HSET', p .. 'job:' .. id, 'state', state)
   redis.call('ZADD', p .. 'in:' .. state, at, id)
 end
-local function ended(id, keep)
+local function ended(id, now, keep)
+  redis.call('ZADD', p .. 'ends', now + keep, id)
   local key = redis.call('HGET', p .. 'job:' .. id, 'key')
   redis.call('EXPIRE', p .. 'job:' .. id, keep)
   if key and key ~= '' then redis.call('EXPIRE', p .. 'key:' .. key, keep) end
@@ -80,10 +87,17 @@ end
 return id
 """
 )
-# now, most
+# now, most; also forgets those whose hashes have expired
 _PROMOTE: Final = (
     _COMMON
     + """
+local ends = redis.call('ZRANGEBYSCORE', p .. 'ends', '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])
+for _, id in ipairs(ends) do
+  redis.call('ZREM', p .. 'ends', id)
+  redis.call('ZREM', p .. 'in:done', id)
+  redis.call('ZREM', p .. 'in:cancelled', id)
+  redis.call('DEL', p .. 'job:' .. id)
+end
 local due = redis.call('ZRANGEBYSCORE', p .. 'delayed', '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])
 for _, id in ipairs(due) do
   redis.call('ZREM', p .. 'delayed', id)
@@ -143,7 +157,7 @@ if tonumber(ARGV[6]) <= 0 then
 end
 into(id, 'done', ARGV[5])
 redis.call('HSET', p .. 'job:' .. id, 'result', ARGV[4], 'ended', ARGV[5], 'body', '')
-ended(id, ARGV[6])
+ended(id, ARGV[5], ARGV[6])
 return 1
 """
 )
@@ -157,11 +171,16 @@ clear(id)
 into(id, 'waiting', ARGV[5])
 redis.call('HDEL', job, 'token')
 if ARGV[7] == '1' then
-  redis.call('HSET', job, 'due', ARGV[4], 'error', ARGV[6], 'claims', 0)
+  redis.call('HSET', job, 'claims', 0)
   redis.call('HINCRBY', job, 'failures', 1)
-  redis.call('ZADD', p .. 'delayed', ARGV[4], id)
 else
   redis.call('HINCRBY', job, 'claims', -1)
+end
+if ARGV[6] ~= '' then redis.call('HSET', job, 'error', ARGV[6]) end
+if tonumber(ARGV[4]) > tonumber(ARGV[5]) then
+  redis.call('HSET', job, 'due', ARGV[4])
+  redis.call('ZADD', p .. 'delayed', ARGV[4], id)
+else
   ready(id, redis.call('HGET', job, 'priority'))
 end
 return 1
@@ -195,7 +214,7 @@ if state == 'waiting' or (state == 'running' and mine(id, ARGV[3])) then
   clear(id)
   into(id, 'cancelled', ARGV[4])
   redis.call('HSET', job, 'ended', ARGV[4])
-  ended(id, ARGV[5])
+  ended(id, ARGV[4], ARGV[5])
   return 'cancelled'
 end
 return state
@@ -208,12 +227,22 @@ _REVIVE: Final = (
 local id, job = ARGV[2], p .. 'job:' .. ARGV[2]
 local state = redis.call('HGET', job, 'state')
 if state ~= 'dead' and state ~= 'cancelled' then return 0 end
+redis.call('ZREM', p .. 'ends', id)
 redis.call('PERSIST', job)
+local key = redis.call('HGET', job, 'key')
+if key ~= '' then redis.call('PERSIST', p .. 'key:' .. key) end
 redis.call('HDEL', job, 'ends', 'ended', 'token')
 redis.call('HSET', job, 'failures', 0, 'claims', 0, 'due', ARGV[3])
 into(id, 'waiting', ARGV[3])
 ready(id, redis.call('HGET', job, 'priority'))
 return 1
+"""
+)
+# id, token, said
+_PROGRESS: Final = (
+    _COMMON
+    + """
+if mine(ARGV[2], ARGV[3]) then redis.call('HSET', p .. 'job:' .. ARGV[2], 'progress', ARGV[4]) end
 """
 )
 # id
@@ -227,6 +256,7 @@ clear(id)
 local key = redis.call('HGET', job, 'key')
 if key and key ~= '' then redis.call('DEL', p .. 'key:' .. key) end
 redis.call('ZREM', p .. 'in:' .. state, id)
+redis.call('ZREM', p .. 'ends', id)
 redis.call('DEL', job)
 return 1
 """
@@ -253,6 +283,7 @@ class RedisTasks:
         self._clock = clock
         self._me = f"{id(self):x}-{time.time_ns():x}"
         self._turn = 0
+        self._scanned: dict[str, Any] = dict.fromkeys(_STREAMS, "0-0")
 
     async def open(self) -> None:
         for name in _STREAMS:
@@ -307,10 +338,18 @@ class RedisTasks:
     # ---------------------------------------------------------------- working
 
     async def claim(self, limit: int, lease: float, skip: Collection[str]) -> list[Claim]:
-        await self._run(_PROMOTE, self._clock(), 256)
+        try:
+            return await self._claim(limit, lease, skip)
+        except RedisError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.open()  # the server has forgotten everything
+            return await self._claim(limit, lease, skip)
+
+    async def _claim(self, limit: int, lease: float, skip: Collection[str]) -> list[Claim]:
+        await self._run(_PROMOTE, self._clock(), _CLEAN_AT_ONCE)
         self._turn += 1
-        # Now and then the low ones go first: then they are not starved.
-        order = _STREAMS if self._turn % 8 else _STREAMS[::-1]
+        order = _ORDERS[self._turn % len(_ORDERS)]
         claims: list[Claim] = []
         for name in order:
             if len(claims) < limit:
@@ -332,11 +371,13 @@ class RedisTasks:
 
     async def _claim_dead(self, name: str, limit: int, lease: float) -> list[Claim]:
         stream = self._prefix + name
+        # A look goes through a few of those that are being run, and the next one goes on there.
         found = await self.link.ask(
             lambda client: client.xautoclaim(
-                stream, _GROUP, self._me, int(lease * 1000), "0-0", count=limit
+                stream, _GROUP, self._me, int(lease * 1000), self._scanned[name], count=limit
             )
         )
+        self._scanned[name] = found[0]
         return await self._begin(name, found[1])
 
     async def _begin(
@@ -398,17 +439,13 @@ class RedisTasks:
         found = await self._run(_CANCEL, claim.id, claim.token, self._clock(), max(int(keep), 1))
         return bool(found == b"cancelled")
 
-    async def give_back(self, claims: Sequence[Claim]) -> None:
+    async def give_back(self, claims: Sequence[Claim], error: str = "") -> None:
         now = self._clock()
         for claim in claims:
-            await self._run(_AGAIN, claim.id, claim.token, now, now, "", 0)
+            await self._run(_AGAIN, claim.id, claim.token, now, now, error[:4000], 0)
 
     async def progress(self, claim: Claim, said: dict[str, Any]) -> None:
-        await self.link.ask(
-            lambda client: client.hset(
-                f"{self._prefix}job:{claim.id}", "progress", json.dumps(said)
-            )
-        )
+        await self._run(_PROGRESS, claim.id, claim.token, json.dumps(said))
 
     async def wait(self, timeout: float) -> None:
         """Polling: a stream can be waited for, a job that becomes due cannot."""

@@ -1,0 +1,37 @@
+"""Stores of jobs: real files, and a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.state.servers import Valkey
+from tests.unit.tasks.queues import Clock, Make
+
+from nexgate.tasks import RedisTasks, SqliteTasks
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[Valkey]:
+    with Valkey() as server:
+        yield server
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["sqlite", "sqlite-normal", "redis"])
+def make(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Make:
+    """Makes stores over the same jobs."""
+    if request.param == "redis":
+        url = request.getfixturevalue("valkey").url
+        prefix = f"t{abs(hash(request.node.nodeid))}:"
+        return lambda **options: RedisTasks(url, prefix=prefix, clock=clock, **options)
+    synchronous: Any = "normal" if "normal" in request.param else "full"
+    return lambda **options: SqliteTasks(
+        tmp_path / "tasks.db", synchronous=synchronous, clock=clock, **options
+    )
