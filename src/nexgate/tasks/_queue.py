@@ -17,6 +17,7 @@ from uuid import uuid4
 from nexgate.config import parse_duration
 from nexgate.resilience import Backoff
 
+from ._background import told_through_futures
 from ._broker import StoreBroker, TaskiqMessage
 from ._errors import TaskError
 from ._job import Job
@@ -238,11 +239,7 @@ def _own(function: Callable[..., Any]) -> Callable[..., Any]:
 
         return run
 
-    @functools.wraps(function)
-    def run_plain(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    return run_plain
+    return told_through_futures(function)
 
 
 def _seconds(said: float | str | None) -> float | None:
