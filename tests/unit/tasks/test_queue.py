@@ -387,12 +387,18 @@ async def test_a_task_that_this_worker_does_not_have_waits_for_one_that_does(mak
     store = make()
     async with opened(store) as queue:
         await store.enqueue(NewJob("j", "of another program", b"{}", 0.0))
-        async with queue.running() as worker:
-            await wait_until(lambda: worker.statistics.failed >= 1)
-        record = await store.get("j")
-        assert record is not None
-        assert (record.state, record.error) == (
+        job = queue.job("j")
+
+        async def is_left_to_others() -> bool:
+            record = await job.record()
+            return bool(record.error) and record.state == "waiting"
+
+        async with queue.running():
+            await wait_until(is_left_to_others)
+        record = await job.record()
+        assert (record.state, record.failures, record.error) == (
             "waiting",
+            0,
             "there is no task of another program in this worker",
         )
 
@@ -499,8 +505,36 @@ async def test_a_time_that_nobody_was_there_for_is_made_up_for_once(
     assert ran == ["caught"]
 
 
+@pytest.mark.parametrize("ends", ["done", "cancelled"])
+async def test_a_time_that_somebody_was_there_for_is_not_made_up_for(
+    make: Make, clock: Clock, ends: str
+) -> None:
+    ran: list[float] = []
+    clock.offset = 1800 - time.time() % 86400  # half past midnight
+    for _ in range(3):
+        async with opened(make(), clock=clock, keep=60) as queue:
+
+            @queue.cron("0 0 * * *", catch_up=True)
+            @queue.task(name="nightly", keep=0)
+            async def nightly() -> None:
+                ran.append(clock())
+                if ends == "cancelled":
+                    job = current_job()
+                    assert job is not None
+                    await queue.job(job.id).cancel()
+                    await asyncio.Event().wait()
+
+            marked = queue.task(lambda: 1, name="marked")
+            async with queue.running() as worker:
+                await wait_until(lambda: len(ran) == 1, 10)
+                await wait_until(lambda: worker.running == 0, 10)
+                await (await marked.delay()).result(10)
+        clock.offset += 7 * 3600
+    assert len(ran) == 1
+
+
 def test_times_of_a_schedule() -> None:
-    from datetime import datetime
+    from datetime import UTC, datetime
     from zoneinfo import ZoneInfo
 
     berlin = ZoneInfo("Europe/Berlin")
@@ -513,6 +547,9 @@ def test_times_of_a_schedule() -> None:
     assert after(2026, 3, 28, 12) == "2026-03-29T03:00:00+02:00"  # 2:30 does not exist that day
     assert after(2026, 10, 25, 0) == "2026-10-25T02:30:00+02:00"  # twice that day, run once
     assert after(2026, 10, 25, 4) == "2026-10-26T02:30:00+01:00"
+    for minute in range(60, 180, 10):  # the hour from 2 to 3 comes twice
+        now = datetime(2026, 10, 24, 23, tzinfo=UTC).timestamp() + minute * 60
+        assert now < nightly.after(now)
     every = Schedule("t", every=30.0)
     assert (every.after(59.0), every.after(60.0), every.before(60.0)) == (60.0, 90.0, 60.0)
     assert every.key(60.0) == "schedule:t:every 30s:60"
@@ -532,6 +569,64 @@ def test_times_of_a_schedule() -> None:
 def test_what_is_no_schedule(options: dict[str, Any], why: str) -> None:
     with pytest.raises(TaskError, match=why):
         Schedule("t", **options)
+
+
+# --- what is none -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"priority": "urgent"}, "no priority 'urgent'"),
+        ({"priority": 0}, "no priority 0"),
+        ({"timeout": 0}, "no attempt is over in 0s"),
+        ({"timeout": "soon"}, "timeout: 'soon' is not a duration"),
+        ({"timeout": -1}, "must not be negative"),
+        ({"keep": -1}, "must not be negative"),
+        ({"keep": float("inf")}, "too long"),
+        ({"max_running": 0}, "at least one may run"),
+        ({"retries": -1}, "say 0"),
+    ],
+)
+def test_options_of_a_task_that_are_none(tmp_path: Path, options: dict[str, Any], why: str) -> None:
+    queue = TaskQueue(tmp_path / "t.db")
+    with pytest.raises(TaskError, match=why):
+        queue.task(name="t", **options)(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"priority": "urgent"}, "no priority 'urgent'"),
+        ({"priority": ""}, "no priority ''"),
+        ({"delay": -1}, "delay: -1 must not be negative"),
+        ({"delay": float("nan")}, "is not a number"),
+        ({"at": float("nan")}, "no Unix time"),
+        ({"at": 1.8e12}, "no Unix time; it is in seconds"),
+        ({"key": ""}, "a key is not empty"),
+    ],
+)
+def test_options_of_a_call_that_are_none(tmp_path: Path, options: dict[str, Any], why: str) -> None:
+    task = TaskQueue(tmp_path / "t.db").task(name="t")(lambda: None)
+    with pytest.raises(TaskError, match=why):
+        task.options(**options)
+
+
+@pytest.mark.parametrize("options", [{"lease": 0}, {"lease": "soon"}, {"keep": "long"}])
+def test_options_of_a_queue_that_are_none(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(TaskError, match=r"lease|keep"):
+        TaskQueue(tmp_path / "t.db", **options)
+
+
+async def test_a_key_is_of_one_task_and_now_and_nothing_are_times(make: Make) -> None:
+    async with opened(make(), lease="10s") as queue:
+        mail = queue.task(lambda: "mail", name="mail")
+        bill = queue.task(lambda: "bill", name="bill")
+        first = await mail.options(key="7", delay=0, at=0.0).delay()
+        second = await bill.options(key="7").delay()
+        async with queue.running():
+            assert await first.result(10) == "mail"
+            assert await second.result(10) == "bill"
 
 
 # --- what only some have --------------------------------------------------------------------------
