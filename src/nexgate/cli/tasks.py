@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -197,8 +198,12 @@ def _told(record: JobRecord, *, is_whole: bool = False) -> dict[str, Any]:
     body, result = said.pop("body"), said.pop("result")
     if is_whole:
         said["result"] = json.loads(result) if result else None
-        message = json.loads(body) if body else {}
-        said["args"], said["kwargs"] = message.get("args", []), message.get("kwargs", {})
+        said["args"], said["kwargs"] = [], {}
+        try:
+            message = json.loads(body or b"{}")
+            said["args"], said["kwargs"] = message.get("args", []), message.get("kwargs", {})
+        except (ValueError, AttributeError):  # which may be why it is dead
+            said["body"] = body.decode(errors="backslashreplace")
     return said
 
 
@@ -236,7 +241,10 @@ def _print_jobs(records: list[JobRecord], output: str) -> None:
 def _time(at: float) -> str:
     from datetime import UTC, datetime
 
-    return datetime.fromtimestamp(at, UTC).astimezone().isoformat(" ", "seconds")
+    try:
+        return datetime.fromtimestamp(at, UTC).astimezone().isoformat(" ", "seconds")
+    except (ValueError, OverflowError):  # after the year 9999
+        return f"{at:g}"
 
 
 def _progress(record: JobRecord) -> str:
@@ -258,9 +266,11 @@ async def _watch(queue: str, interval: float, until_empty: bool) -> None:
     from nexgate.cli._console import stdout
 
     store = _store(queue)
+    console = stdout()
+    told = ""
     await store.open()
     try:
-        with Live(console=stdout(), refresh_per_second=10, transient=False) as live:
+        with Live(console=console, refresh_per_second=10, transient=False) as live:
             while True:
                 counts = await store.counts()
                 bars = Progress(
@@ -280,7 +290,12 @@ async def _watch(queue: str, interval: float, until_empty: bool) -> None:
                         note=said.get("note", ""),
                     )
                 line = "  ".join(f"{state} {count}" for state, count in counts.items())
-                live.update(Group(Text(line), bars), refresh=True)
+                if console.is_terminal:
+                    live.update(Group(Text(line), bars), refresh=True)
+                elif line != told:  # into a pipe: a line for each change
+                    told = line
+                    console.print(line, markup=False)
+                    sys.stdout.flush()
                 if until_empty and not counts["waiting"] and not counts["running"]:
                     return
                 await asyncio.sleep(interval)

@@ -13,9 +13,14 @@ from typing import Any
 import pytest
 from tests.unit.tasks.queues import QUICK, Make, opened
 
+from nexgate.resilience import Backoff
 from nexgate.sqlite import StoreBusy
 from nexgate.tasks import Claim, JobCancelled, JobFailed, NewJob, SqliteTasks, current_job, progress
 from nexgate.testing import wait_until
+
+
+LATER = Backoff(base=36000, cap=36000)
+"""An attempt after it is later than a test."""
 
 
 class _Odd(Exception):
@@ -127,7 +132,7 @@ async def test_an_error_made_of_a_cancellation_is_a_cancellation(make: Make) -> 
     async with opened(make()) as queue:
         began = asyncio.Event()
 
-        @queue.task(retries=5)
+        @queue.task(retries=5, backoff=LATER)
         async def work() -> None:
             began.set()
             try:
@@ -148,7 +153,7 @@ async def test_a_job_that_fails_after_somebody_wanted_its_end_is_not_tried_again
 ) -> None:
     async with opened(make()) as queue:
 
-        @queue.task(retries=5)
+        @queue.task(retries=5, backoff=LATER)
         async def work() -> None:
             job = current_job()
             assert job is not None
