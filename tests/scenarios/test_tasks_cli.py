@@ -121,6 +121,29 @@ async def test_a_thread_that_hangs_does_not_keep_a_worker_that_is_told_to_stop(
         assert await job.status() == "running"  # until its lease ends
 
 
+ORDER = """
+
+if __name__ == "__main__":
+    async def main():
+        async with tasks:
+            print((await double.delay(21)).id)
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", [["jobs.py"], ["-m", "jobs"]])
+async def test_what_a_script_orders_of_itself_is_run_by_who_imports_it(
+    folder: Path, how: list[str]
+) -> None:
+    double = "\n@tasks.task\nasync def double(number: int) -> int:\n    return number * 2\n"
+    (folder / "jobs.py").write_text(JOBS + double + ORDER)
+    ordered = subprocess.run(
+        [sys.executable, *how], cwd=folder, capture_output=True, text=True, check=True, timeout=60
+    )
+    async with TaskQueue(folder / "tasks.db") as queue, worker(folder):
+        assert await queue.job(ordered.stdout.strip()).result(30) == 42
+
+
 async def test_a_second_signal_does_not_wait_for_jobs(folder: Path) -> None:
     async with TaskQueue(folder / "tasks.db") as queue:
         job = await queue.task(name="slow")(lambda seconds: None).delay(600)

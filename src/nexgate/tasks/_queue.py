@@ -7,6 +7,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -113,7 +114,7 @@ class TaskQueue:
         """
 
         def decorate(function: Callable[P, Any]) -> Task[P, Any]:
-            said = name or f"{function.__module__}:{function.__qualname__}"
+            said = name or f"{_module_of(function)}:{function.__qualname__}"
             if said in self.tasks:
                 raise TaskError(f"there is a task {said} already")
             options = TaskOptions(
@@ -241,6 +242,17 @@ def _own(function: Callable[..., Any]) -> Callable[..., Any]:
         return run
 
     return told_through_futures(function)
+
+
+def _module_of(function: Callable[..., Any]) -> str:
+    """Its module as a worker imports it: to itself, a script is ``__main__``."""
+    if function.__module__ != "__main__":
+        return function.__module__
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None:  # python -m
+        return main.__spec__.name
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else "__main__"
 
 
 def new_job_id() -> str:

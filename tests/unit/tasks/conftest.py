@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 from tests.unit.state.servers import Valkey
 from tests.unit.tasks.queues import Clock, Make
 
-from nexgate.tasks import RedisTasks, SqliteTasks
+from nexgate.tasks import RedisTasks, SqliteTasks, TaskStore
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +25,22 @@ def clock() -> Clock:
 
 
 @pytest.fixture(params=["sqlite", "sqlite-normal", "redis"])
-def make(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Make:
-    """Makes stores over the same jobs."""
-    if request.param == "redis":
-        url = request.getfixturevalue("valkey").url
-        prefix = f"t{abs(hash(request.node.nodeid))}:"
-        return lambda **options: RedisTasks(url, prefix=prefix, clock=clock, **options)
-    synchronous: Any = "normal" if "normal" in request.param else "full"
-    return lambda **options: SqliteTasks(
-        tmp_path / "tasks.db", synchronous=synchronous, clock=clock, **options
-    )
+async def make(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Make]:
+    """Makes stores over the same jobs, and closes them."""
+    made: list[TaskStore] = []
+
+    def store(**options: Any) -> TaskStore:
+        if request.param == "redis":
+            url = request.getfixturevalue("valkey").url
+            prefix = f"t{abs(hash(request.node.nodeid))}:"
+            made.append(RedisTasks(url, prefix=prefix, clock=clock, **options))
+        else:
+            synchronous: Any = "normal" if "normal" in request.param else "full"
+            made.append(
+                SqliteTasks(tmp_path / "tasks.db", synchronous=synchronous, clock=clock, **options)
+            )
+        return made[-1]
+
+    yield store
+    for each in made:
+        await each.aclose()

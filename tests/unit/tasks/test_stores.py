@@ -75,7 +75,6 @@ async def test_jobs_of_later_hide_none_of_now(make: Make, clock: Clock) -> None:
     assert await claimed(store) == []
     clock.offset += 51
     assert len(await claimed(store)) == 10
-    await store.aclose()
 
 
 async def test_in_streams_none_is_starved_by_what_comes_before_it(valkey: Valkey) -> None:
@@ -104,7 +103,6 @@ async def test_a_cancelled_job_that_is_revived_keeps_its_key_and_its_rank(
     assert await store.enqueue(new("b", due=clock(), key="k")) == "a"
     await store.enqueue(new("c", due=clock() - 30))
     assert await claimed(store) == ["a", "c"]
-    await store.aclose()
 
 
 async def test_what_is_kept_no_longer_is_forgotten_also_by_busy_workers(
@@ -121,7 +119,6 @@ async def test_what_is_kept_no_longer_is_forgotten_also_by_busy_workers(
         await store.enqueue(new(f"k{number}", due=clock()))
         assert await claimed(store, 1) == [f"k{number}"]
     assert (await store.counts())["done"] == 0
-    await store.aclose()
 
 
 async def test_progress_of_one_that_lost_its_job_is_not_stored(make: Make) -> None:
@@ -141,8 +138,6 @@ async def test_progress_of_one_that_lost_its_job_is_not_stored(make: Make) -> No
     await one.progress(lost, {"done": 1})
     if isinstance(one, RedisTasks):
         assert await one.link.ask(lambda client: client.exists(f"{one._prefix}job:j")) == 0
-    await one.aclose()
-    await two.aclose()
 
 
 async def test_a_job_whose_worker_died_is_found_behind_many_that_run(make: Make) -> None:
@@ -160,8 +155,6 @@ async def test_a_job_whose_worker_died_is_found_behind_many_that_run(make: Make)
         found = await claimed(alive, 1, 0.3)
         await asyncio.sleep(0.01)
     assert found == [lost.id]
-    for store in (busy, dead, alive):
-        await store.aclose()
 
 
 async def test_a_server_that_forgot_everything_is_worked_with_again() -> None:

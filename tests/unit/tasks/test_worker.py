@@ -18,7 +18,6 @@ from nexgate.sqlite import StoreBusy
 from nexgate.tasks import Claim, JobCancelled, JobFailed, NewJob, SqliteTasks, current_job, progress
 from nexgate.testing import wait_until
 
-
 LATER = Backoff(base=36000, cap=36000)
 """An attempt after it is later than a test."""
 
