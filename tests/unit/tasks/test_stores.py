@@ -90,6 +90,29 @@ async def test_in_streams_none_is_starved_by_what_comes_before_it(valkey: Valkey
     await store.aclose()
 
 
+async def test_many_of_a_task_that_is_full_do_not_hide_another(make: Make) -> None:
+    async with opened(make()) as queue:
+        go = asyncio.Event()
+        ran: list[int] = []
+
+        @queue.task(max_running=1)
+        async def narrow(number: int) -> None:
+            await go.wait()
+            ran.append(number)
+
+        other = queue.task(lambda: "other", name="other")
+        for number in range(200):
+            await narrow.delay(number)
+        async with queue.running(3) as worker:
+            await wait_until(lambda: worker.running == 1)
+            began = time.monotonic()
+            assert await (await other.delay()).result(10) == "other"
+            assert time.monotonic() - began < 2
+            go.set()
+            await wait_until(lambda: len(ran) == 200, 60)
+        assert sorted(ran) == list(range(200))
+
+
 async def test_a_cancelled_job_that_is_revived_keeps_its_key_and_its_rank(
     make: Make, clock: Clock
 ) -> None:

@@ -30,12 +30,16 @@ _ORDERS: Final = tuple(
 )
 """In which order looks go through the streams: now and then others begin, and are not starved."""
 _CLEAN_AT_ONCE: Final = 256
+_ROUNDS: Final = 32
+"""How often a look goes on when all it found were jobs of tasks that are full."""
 
 # ARGV[1] is the prefix everywhere.
 _COMMON: Final = """
 local p = ARGV[1]
 local function ready(id, priority)
-  redis.call('HSET', p .. 'job:' .. id, 'entry', redis.call('XADD', p .. priority, '*', 'i', id))
+  local job = p .. 'job:' .. id
+  local task = redis.call('HGET', job, 'task')
+  redis.call('HSET', job, 'entry', redis.call('XADD', p .. priority, '*', 'i', id, 't', task))
 end
 local function clear(id)
   local job = redis.call('HMGET', p .. 'job:' .. id, 'entry', 'priority')
@@ -121,6 +125,19 @@ into(id, 'running', ARGV[6])
 redis.call('HSET', job, 'token', ARGV[5], 'begun', ARGV[6])
 redis.call('HINCRBY', job, 'claims', 1)
 return redis.call('HMGET', job, 'task', 'body', 'failures', 'claims', 'ends')
+"""
+)
+# priority, then entry and id of each
+_PASS: Final = (
+    _COMMON
+    + """
+for at = 3, #ARGV, 2 do
+  redis.call('XACK', p .. ARGV[2], 'workers', ARGV[at])
+  redis.call('XDEL', p .. ARGV[2], ARGV[at])
+  if redis.call('HGET', p .. 'job:' .. ARGV[at + 1], 'entry') == ARGV[at] then
+    ready(ARGV[at + 1], ARGV[2])
+  end
+end
 """
 )
 # worker, then id and token of each
@@ -356,18 +373,35 @@ class RedisTasks:
                 claims += await self._claim_dead(name, limit - len(claims), lease)
         for name in order:
             if len(claims) < limit:
-                claims += await self._claim_new(name, limit - len(claims))
+                claims += await self._claim_new(name, limit - len(claims), skip)
         given = [claim for claim in claims if claim.task in skip]
         if given:
             await self.give_back(given)
         return [claim for claim in claims if claim.task not in skip]
 
-    async def _claim_new(self, name: str, limit: int) -> list[Claim]:
+    async def _claim_new(self, name: str, limit: int, skip: Collection[str]) -> list[Claim]:
+        """Those that are not for us go behind the others, so that they do not hide them."""
         stream = self._prefix + name
-        found = await self.link.ask(
-            lambda client: client.xreadgroup(_GROUP, self._me, {stream: ">"}, count=limit)
-        )
-        return await self._begin(name, found[0][1] if found else [])
+        claims: list[Claim] = []
+        passed: set[bytes] = set()
+        for _ in range(_ROUNDS):
+            room = limit - len(claims)
+            found = await self.link.ask(
+                lambda client, n=room: client.xreadgroup(  # type: ignore[misc]  # a default binds it
+                    _GROUP, self._me, {stream: ">"}, count=n
+                )
+            )
+            entries = found[0][1] if found else []
+            full = [each for each in entries if each[1][b"t"].decode() in skip]
+            if full:
+                pairs = [part for entry, fields in full for part in (entry, fields[b"i"])]
+                await self._run(_PASS, name, *pairs)
+            claims += await self._begin(name, [each for each in entries if each not in full])
+            ids = {fields[b"i"] for _, fields in full}
+            if not ids or len(claims) >= limit or ids & passed:
+                break
+            passed |= ids
+        return claims
 
     async def _claim_dead(self, name: str, limit: int, lease: float) -> list[Claim]:
         stream = self._prefix + name
