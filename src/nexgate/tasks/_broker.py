@@ -16,12 +16,14 @@ except ImportError:
 
     raise TaskError("durable tasks need taskiq: pip install 'nexgate[tasks]'") from None
 
+from pydantic import ConfigDict
+
 from ._store import NewJob
 
 if TYPE_CHECKING:
     from ._queue import TaskQueue
 
-__all__ = ["Receiver", "StoreBroker", "TaskiqMessage"]
+__all__ = ["Message", "Receiver", "StoreBroker"]
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -30,6 +32,14 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger("taskiq.receiver.receiver").addFilter(_is_news)
+
+
+class Message(TaskiqMessage):
+    """A job's task and arguments. Numbers that are none stay so; taskiq's own makes nothing of
+    them.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
 
 class StoreBroker(AsyncBroker):

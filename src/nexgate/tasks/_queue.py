@@ -18,7 +18,7 @@ from uuid import uuid4
 from nexgate.resilience import Backoff
 
 from ._background import told_through_futures
-from ._broker import StoreBroker, TaskiqMessage
+from ._broker import Message, StoreBroker
 from ._errors import TaskError
 from ._job import Job
 from ._schedule import Schedule
@@ -158,7 +158,7 @@ class TaskQueue:
     async def _enqueue(self, calling: Calling[..., R], args: Any, kwargs: Any) -> Job[R]:
         task = calling.task
         number = new_job_id()
-        message = TaskiqMessage(
+        message = Message(
             task_id=number,
             task_name=task.name,
             labels=dict(calling.labels),

@@ -111,14 +111,21 @@ class Task(Generic[P, R]):
         """
         if at is not None and not 0 <= at <= _LATEST:
             raise TaskError(f"{self.name}: {at!r} is no Unix time; it is in seconds")
-        if key == "":
-            raise TaskError(f"{self.name}: a key is not empty")
+        if key is not None and not _is_key(key):
+            raise TaskError(f"{self.name}: a key is text, and not empty; {key!r} is not")
         if priority is not None:
             _check_priority(priority)
         return Calling(self, seconds_of(f"{self.name}: delay", delay), at, key, priority)
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+
+def _is_key(said: str) -> bool:
+    try:
+        return bool(said.encode())
+    except (AttributeError, UnicodeEncodeError):
+        return False
 
 
 def seconds_of(what: str, said: float | str) -> float:

@@ -415,11 +415,11 @@ class Worker:
 
     async def _store_scheduled(self, schedule: Any, at: float) -> None:
         broker, task = self._queue.broker, self._queue.tasks[schedule.task]
-        from ._broker import TaskiqMessage
+        from ._broker import Message
         from ._queue import new_job_id
 
         number = new_job_id()
-        message = TaskiqMessage(
+        message = Message(
             task_id=number,
             task_name=schedule.task,
             labels={},

@@ -234,6 +234,34 @@ async def test_progress_is_seen_from_outside(make: Make) -> None:
         await progress(1)
 
 
+async def test_a_queue_that_is_not_open_says_so(make: Make) -> None:
+    queue = TaskQueue(make())
+    task = queue.task(lambda: 1, name="one")
+    with pytest.raises(NexgateError, match="not open"):
+        await task.delay()
+    async with queue:
+        job = await task.delay()
+    for call in (task.delay, job.status, job.cancel, queue.store.counts, queue.dead):
+        with pytest.raises(NexgateError, match="not open"):
+            await call()
+    await queue.aclose()
+    async with queue:
+        assert await job.status() == "waiting"
+
+
+async def test_arguments_arrive_as_they_were(make: Make) -> None:
+    async with opened(make()) as queue:
+        seen: list[Any] = []
+        task = queue.task(lambda said: seen.append(said), name="work")
+        sent: list[Any] = [0, -0.5, "", None, [], {}, False, "日本\0\udce9", 10**400]
+        sent += [float("inf"), -float("inf"), [{"a": [None, 1.5]}]]
+        async with queue.running(1):
+            for each in (*sent, float("nan")):
+                await (await task.delay(each)).result(10)
+        assert seen[:-1] == sent
+        assert seen[-1] != seen[-1]
+
+
 async def test_arguments_and_results_that_are_not_json_are_said_to_be(make: Make) -> None:
     async with opened(make()) as queue:
 
@@ -603,7 +631,9 @@ def test_options_of_a_task_that_are_none(tmp_path: Path, options: dict[str, Any]
         ({"delay": float("nan")}, "is not a number"),
         ({"at": float("nan")}, "no Unix time"),
         ({"at": 1.8e12}, "no Unix time; it is in seconds"),
-        ({"key": ""}, "a key is not empty"),
+        ({"key": ""}, "not empty"),
+        ({"key": 7}, "a key is text"),
+        ({"key": "caf\udce9"}, "a key is text"),
     ],
 )
 def test_options_of_a_call_that_are_none(tmp_path: Path, options: dict[str, Any], why: str) -> None:

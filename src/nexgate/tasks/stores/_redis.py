@@ -9,10 +9,11 @@ change is one script, so that a job is never in two places or in none.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Final, TypeVar
 
 from nexgate.redis_link import RedisError, RedisLink
 
@@ -20,6 +21,8 @@ from .._errors import QueueFull
 from .._store import MOST_CLAIMS, Claim, JobRecord, JobState, NewJob
 
 __all__ = ["RedisTasks"]
+
+T = TypeVar("T")
 
 _STREAMS: Final = ("high", "normal", "low")
 _GROUP: Final = "workers"
@@ -300,6 +303,7 @@ class RedisTasks:
         self._clock = clock
         self._me = f"{id(self):x}-{time.time_ns():x}"
         self._turn = 0
+        self._is_open = False
         self._scanned: dict[str, Any] = dict.fromkeys(_STREAMS, "0-0")
 
     async def open(self) -> None:
@@ -313,13 +317,14 @@ class RedisTasks:
             except RedisError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
+        self._is_open = True
 
     async def aclose(self) -> None:
-        try:
-            for name in _STREAMS:
-                await self._leave(self._prefix + name)
-        except RedisError:
-            pass  # an idle consumer is a name, no more
+        was_open, self._is_open = self._is_open, False
+        if was_open:
+            with contextlib.suppress(RedisError):  # an idle consumer is a name, no more
+                for name in _STREAMS:
+                    await self._leave(self._prefix + name)
         await self.link.aclose()
 
     async def _leave(self, stream: str) -> None:
@@ -329,7 +334,16 @@ class RedisTasks:
         if not pending:  # deleting a consumer forgets what it has
             await self.link.ask(lambda client: client.xgroup_delconsumer(stream, _GROUP, self._me))
 
+    async def _ask(self, question: Callable[[Any], Awaitable[T]]) -> T:
+        self._check_open()
+        return await self.link.ask(question)
+
+    def _check_open(self) -> None:
+        if not self._is_open:  # the link would connect, and nobody would close that
+            raise RedisError(f"{self.link.place}: it is not open")
+
     async def _run(self, script: str, *args: Any) -> Any:
+        self._check_open()
         return await self.link.run(script, [], [self._prefix, *args])
 
     # ---------------------------------------------------------------- producing
@@ -386,7 +400,7 @@ class RedisTasks:
         passed: set[bytes] = set()
         for _ in range(_ROUNDS):
             room = limit - len(claims)
-            found = await self.link.ask(
+            found = await self._ask(
                 lambda client, n=room: client.xreadgroup(  # type: ignore[misc]  # a default binds it
                     _GROUP, self._me, {stream: ">"}, count=n
                 )
@@ -406,7 +420,7 @@ class RedisTasks:
     async def _claim_dead(self, name: str, limit: int, lease: float) -> list[Claim]:
         stream = self._prefix + name
         # A look goes through a few of those that are being run, and the next one goes on there.
-        found = await self.link.ask(
+        found = await self._ask(
             lambda client: client.xautoclaim(
                 stream, _GROUP, self._me, int(lease * 1000), self._scanned[name], count=limit
             )
@@ -451,7 +465,7 @@ class RedisTasks:
                 pipeline.hget(f"{self._prefix}job:{claim.id}", "ends")
             return await pipeline.execute()
 
-        for claim, ends in zip(claims, await self.link.ask(look), strict=True):
+        for claim, ends in zip(claims, await self._ask(look), strict=True):
             claim.is_cancelled = claim.is_cancelled or ends is not None
 
     async def complete(self, claim: Claim, result: bytes | None, keep: float) -> bool:
@@ -488,7 +502,7 @@ class RedisTasks:
     # ---------------------------------------------------------------- asking
 
     async def get(self, id: str) -> JobRecord | None:
-        found: dict[bytes, bytes] = await self.link.ask(
+        found: dict[bytes, bytes] = await self._ask(
             lambda client: client.hgetall(f"{self._prefix}job:{id}")
         )
         return _record(id, found) if found.get(b"state") else None
@@ -500,13 +514,13 @@ class RedisTasks:
         found: list[JobRecord] = []
         for each in states:
             name = f"{self._prefix}in:{each}"
-            ids: list[bytes] = await self.link.ask(
+            ids: list[bytes] = await self._ask(
                 lambda client, n=name: client.zrevrange(n, 0, limit - 1)  # type: ignore[misc]  # a default binds it
             )
             for job in ids:
                 record = await self.get(job.decode())
                 if record is None:  # its result has expired
-                    await self.link.ask(lambda client, n=name, j=job: client.zrem(n, j))  # type: ignore[misc]  # defaults bind them
+                    await self._ask(lambda client, n=name, j=job: client.zrem(n, j))  # type: ignore[misc]  # defaults bind them
                 else:
                     found.append(record)
         return sorted(found, key=lambda record: record.id, reverse=True)[:limit]
@@ -526,7 +540,7 @@ class RedisTasks:
                 pipeline.zcard(f"{self._prefix}in:{each}")
             return await pipeline.execute()
 
-        return dict(zip(states, await self.link.ask(count), strict=True))
+        return dict(zip(states, await self._ask(count), strict=True))
 
     async def wait_job(self, id: str, timeout: float) -> JobRecord | None:
         loop = asyncio.get_running_loop()
