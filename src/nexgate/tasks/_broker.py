@@ -27,8 +27,9 @@ __all__ = ["Message", "Receiver", "StoreBroker"]
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """The worker says itself what failed, with the job."""
-    return "Exception found while executing" not in record.getMessage()
+    """The worker says itself what failed, with the job; what becomes of threads is documented."""
+    said = record.getMessage()
+    return not said.startswith(("Exception found while executing", "Timeouts for sync tasks"))
 
 
 logging.getLogger("taskiq.receiver.receiver").addFilter(_is_news)
@@ -53,12 +54,14 @@ class StoreBroker(AsyncBroker):
 
     async def kick(self, message: BrokerMessage) -> None:
         """Store what taskiq's own ``kiq`` made."""
+        task = self._queue.tasks.get(message.task_name)
         await self._queue.store.enqueue(
             NewJob(
                 message.task_id,
                 message.task_name,
                 message.message,
                 self._queue.clock() + float(message.labels.get("delay") or 0),
+                "normal" if task is None else task.options_of_all.priority,
             )
         )
 

@@ -146,7 +146,9 @@ class Worker:
                 if room <= 0:
                     await self._room.wait()
                     continue
-                claims = await self._store.claim(room, self._queue.lease, self._full_tasks())
+                claims = await self._store.claim(
+                    room, self._queue.lease, self._full_tasks(), self._foreign_tasks()
+                )
                 if trouble:
                     _log.info("the queue is back")
                     trouble = 0
@@ -179,14 +181,18 @@ class Worker:
                 raise error
 
     def _full_tasks(self) -> set[str]:
-        """Tasks of which no more may run here, and those that this program does not have."""
-        return (self._unknown - self._queue.tasks.keys()) | {
+        """Tasks of which no more may run here."""
+        return {
             name
             for name, count in self._by_task.items()
             if (task := self._queue.tasks.get(name)) is not None
             and task.options_of_all.max_running is not None
             and count >= task.options_of_all.max_running
         }
+
+    def _foreign_tasks(self) -> set[str]:
+        """Tasks that there are jobs of, and that this program does not have."""
+        return self._unknown - self._queue.tasks.keys()
 
     def _begin(self, claim: Claim) -> None:
         task = self._queue.tasks.get(claim.task)

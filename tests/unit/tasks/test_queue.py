@@ -733,13 +733,14 @@ async def test_taskiqs_own_worker_and_middlewares_work_on_our_stores(tmp_path: P
         queue.broker.add_middlewares(Telling())
         seen: list[int] = []
 
-        @queue.task
+        @queue.task(priority="high")
         async def work(number: int) -> None:
             seen.append(number)
 
         async with queue.running():
             await (await work.delay(1)).result(10)
             kicked = await queue.broker.find_task(work.name).kiq(2)  # type: ignore[union-attr]
+            assert (await queue.job(kicked.task_id).record()).priority == "high"
             await queue.job(kicked.task_id).result(10)
         assert seen == [1, 2]
         assert told == ["pre_send", "pre_execute", "post_execute"] * 2

@@ -113,6 +113,21 @@ async def test_many_of_a_task_that_is_full_do_not_hide_another(make: Make) -> No
         assert sorted(ran) == list(range(200))
 
 
+async def test_jobs_of_other_programs_hide_none_and_are_not_looked_at_all_the_time(
+    valkey: Valkey, clock: Clock
+) -> None:
+    store = RedisTasks(valkey.url, prefix="foreign:", clock=clock)
+    await store.open()
+    for number in range(100):
+        await store.enqueue(NewJob(f"f{number}", "foreign", b"{}", 0.0))
+    await store.enqueue(new("mine"))
+    assert [claim.id for claim in await store.claim(8, 30.0, (), ("foreign",))] == ["mine"]
+    assert await claimed(store, 8) == []
+    clock.offset += 5.1
+    assert len(await claimed(store, 8)) == 8  # those of whoever has the task
+    await store.aclose()
+
+
 async def test_a_cancelled_job_that_is_revived_keeps_its_key_and_its_rank(
     make: Make, clock: Clock
 ) -> None:

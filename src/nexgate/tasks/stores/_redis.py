@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from nexgate.redis_link import RedisError, RedisLink
@@ -33,6 +33,8 @@ _ORDERS: Final = tuple(
 )
 """In which order looks go through the streams: now and then others begin, and are not starved."""
 _CLEAN_AT_ONCE: Final = 256
+_FOREIGN: Final = 5.0
+"""Seconds after which a job whose task a worker does not have comes back to the streams."""
 _ROUNDS: Final = 32
 """How often a look goes on when all it found were jobs of tasks that are full."""
 
@@ -130,15 +132,21 @@ redis.call('HINCRBY', job, 'claims', 1)
 return redis.call('HMGET', job, 'task', 'body', 'failures', 'claims', 'ends')
 """
 )
-# priority, then entry and id of each
+# priority, now, then entry, id and time of each
 _PASS: Final = (
     _COMMON
     + """
-for at = 3, #ARGV, 2 do
-  redis.call('XACK', p .. ARGV[2], 'workers', ARGV[at])
-  redis.call('XDEL', p .. ARGV[2], ARGV[at])
-  if redis.call('HGET', p .. 'job:' .. ARGV[at + 1], 'entry') == ARGV[at] then
-    ready(ARGV[at + 1], ARGV[2])
+for at = 4, #ARGV, 3 do
+  local entry, id, time = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  redis.call('XACK', p .. ARGV[2], 'workers', entry)
+  redis.call('XDEL', p .. ARGV[2], entry)
+  if redis.call('HGET', p .. 'job:' .. id, 'entry') == entry then
+    if tonumber(time) > tonumber(ARGV[3]) then
+      redis.call('HDEL', p .. 'job:' .. id, 'entry')
+      redis.call('ZADD', p .. 'delayed', time, id)
+    else
+      ready(id, ARGV[2])
+    end
   end
 end
 """
@@ -368,7 +376,11 @@ class RedisTasks:
 
     # ---------------------------------------------------------------- working
 
-    async def claim(self, limit: int, lease: float, skip: Collection[str]) -> list[Claim]:
+    async def claim(
+        self, limit: int, lease: float, full: Collection[str], foreign: Collection[str] = ()
+    ) -> list[Claim]:
+        # What is full has room in a moment; what is foreign may be so for ever.
+        skip = {**dict.fromkeys(full, 0.0), **dict.fromkeys(foreign, _FOREIGN)}
         try:
             return await self._claim(limit, lease, skip)
         except RedisError as error:
@@ -377,7 +389,7 @@ class RedisTasks:
             await self.open()  # the server has forgotten everything
             return await self._claim(limit, lease, skip)
 
-    async def _claim(self, limit: int, lease: float, skip: Collection[str]) -> list[Claim]:
+    async def _claim(self, limit: int, lease: float, skip: Mapping[str, float]) -> list[Claim]:
         await self._run(_PROMOTE, self._clock(), _CLEAN_AT_ONCE)
         self._turn += 1
         order = _ORDERS[self._turn % len(_ORDERS)]
@@ -393,7 +405,7 @@ class RedisTasks:
             await self.give_back(given)
         return [claim for claim in claims if claim.task not in skip]
 
-    async def _claim_new(self, name: str, limit: int, skip: Collection[str]) -> list[Claim]:
+    async def _claim_new(self, name: str, limit: int, skip: Mapping[str, float]) -> list[Claim]:
         """Those that are not for us go behind the others, so that they do not hide them."""
         stream = self._prefix + name
         claims: list[Claim] = []
@@ -408,8 +420,13 @@ class RedisTasks:
             entries = found[0][1] if found else []
             full = [each for each in entries if each[1][b"t"].decode() in skip]
             if full:
-                pairs = [part for entry, fields in full for part in (entry, fields[b"i"])]
-                await self._run(_PASS, name, *pairs)
+                now = self._clock()
+                told = [
+                    part
+                    for entry, fields in full
+                    for part in (entry, fields[b"i"], now + skip[fields[b"t"].decode()])
+                ]
+                await self._run(_PASS, name, now, *told)
             claims += await self._begin(name, [each for each in entries if each not in full])
             ids = {fields[b"i"] for _, fields in full}
             if not ids or len(claims) >= limit or ids & passed:

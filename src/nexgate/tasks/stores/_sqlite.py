@@ -189,15 +189,17 @@ class SqliteTasks:
 
     # ---------------------------------------------------------------- working
 
-    async def claim(self, limit: int, lease: float, skip: Collection[str]) -> list[Claim]:
+    async def claim(
+        self, limit: int, lease: float, full: Collection[str], foreign: Collection[str] = ()
+    ) -> list[Claim]:
         # These write, so they come before we look: what comes from then on is noticed.
         if not 0 <= self._clock() - self._cleaned < _CLEAN_EVERY:
             await self._clean()
         if not self._has_ballast:
             await self._take_ballast()
         self._seen = self.database.version()
-        others = _OTHERS if skip else ""
-        skipped = json.dumps(sorted(skip))
+        others = _OTHERS if full or foreign else ""
+        skipped = json.dumps([*full, *foreign])
         if not await self.database.read(lambda connection: self._is_work(connection, skipped)):
             return []
         token = f"{id(self):x}.{time.monotonic_ns():x}"
