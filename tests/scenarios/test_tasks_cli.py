@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from nexgate.tasks import TaskQueue
+from nexgate.tasks import Job, NewJob, TaskQueue
 
 JOBS = """
 import asyncio
+import time
 from nexgate.tasks import TaskQueue, progress
 
 tasks = TaskQueue("tasks.db", lease=2.0)
@@ -36,6 +37,10 @@ async def slow(seconds: float) -> str:
     await progress(1, of=2, note="on it")
     await asyncio.sleep(seconds)
     return "slept"
+
+@tasks.task(name="hang")
+def hang() -> None:
+    time.sleep(600)
 
 @tasks.every("1h")
 @tasks.task(name="hourly")
@@ -98,6 +103,72 @@ async def test_a_worker_runs_jobs_says_so_and_stops_in_order(folder: Path) -> No
     assert "stopped: done=2" in said
 
 
+async def running(job: Job[Any]) -> None:
+    async with asyncio.timeout(30):
+        while await job.status() != "running":
+            await asyncio.sleep(0.02)
+
+
+async def test_a_thread_that_hangs_does_not_keep_a_worker_that_is_told_to_stop(
+    folder: Path,
+) -> None:
+    async with TaskQueue(folder / "tasks.db") as queue:
+        job = await queue.task(name="hang")(lambda: None).delay()
+        async with worker(folder, "--stop-timeout", "0.1") as process:
+            await running(job)
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await job.status() == "running"  # until its lease ends
+
+
+ORDER = """
+
+if __name__ == "__main__":
+    async def main():
+        async with tasks:
+            print((await double.delay(21)).id)
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", [["jobs.py"], ["-m", "jobs"]])
+async def test_what_a_script_orders_of_itself_is_run_by_who_imports_it(
+    folder: Path, how: list[str]
+) -> None:
+    double = "\n@tasks.task\nasync def double(number: int) -> int:\n    return number * 2\n"
+    (folder / "jobs.py").write_text(JOBS + double + ORDER)
+    ordered = subprocess.run(
+        [sys.executable, *how], cwd=folder, capture_output=True, text=True, check=True, timeout=60
+    )
+    async with TaskQueue(folder / "tasks.db") as queue, worker(folder):
+        assert await queue.job(ordered.stdout.strip()).result(30) == 42
+
+
+async def test_a_second_signal_does_not_wait_for_jobs(folder: Path) -> None:
+    async with TaskQueue(folder / "tasks.db") as queue:
+        job = await queue.task(name="slow")(lambda seconds: None).delay(600)
+        async with worker(folder, "--stop-timeout", "600") as process:
+            await running(job)
+            process.send_signal(signal.SIGINT)
+            await asyncio.sleep(0.1)
+            assert process.returncode is None
+            process.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await job.status() == "waiting"
+
+
+async def test_what_is_odd_in_a_queue_can_be_looked_at(folder: Path) -> None:
+    async with TaskQueue(folder / "tasks.db") as queue:
+        await queue.store.enqueue(NewJob("unreadable", "add", b"\xff", 0.0))
+        await queue.store.enqueue(NewJob("nothing", "add", b"[]", 1e14))
+    listed = nexgate(folder, "tasks", "list", "tasks.db")
+    assert listed.returncode == 0
+    assert "1e+14" in listed.stdout
+    for job, body in (("unreadable", "\\xff"), ("nothing", "[]")):
+        shown = json.loads(nexgate(folder, "tasks", "show", "tasks.db", job).stdout)
+        assert (shown["args"], shown["body"]) == ([], body)
+
+
 async def test_dead_jobs_are_seen_shown_retried_and_dropped(folder: Path) -> None:
     async with TaskQueue(folder / "tasks.db") as queue:
         fail: Any = queue.task(name="fail")(lambda: None)
@@ -136,7 +207,8 @@ async def test_watching_shows_counts_and_progress_until_there_is_nothing_to_do(
                 nexgate, folder, "tasks", "watch", "tasks.db", "--until-empty", "--interval", "0.1"
             )
     assert done.returncode == 0
-    assert "done 1" in done.stdout
+    assert "running 1" in done.stdout  # into a pipe: a line for each change
+    assert done.stdout.splitlines()[-1].startswith("waiting 0  running 0  done 1")
 
 
 @pytest.mark.parametrize(

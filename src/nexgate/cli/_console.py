@@ -60,4 +60,7 @@ def local_time(at: float) -> str:
     """A Unix time for people."""
     from datetime import UTC, datetime
 
-    return datetime.fromtimestamp(at, UTC).astimezone().isoformat(" ", "seconds")
+    try:
+        return datetime.fromtimestamp(at, UTC).astimezone().isoformat(" ", "seconds")
+    except (ValueError, OverflowError):  # after the year 9999
+        return f"{at:g}"

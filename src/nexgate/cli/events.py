@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 import typer
 
 from nexgate.cli._exit import ExitCode
 from nexgate.cli._object import load_object
+from nexgate.cli._stores import ask, named_store
 
 if TYPE_CHECKING:
     from nexgate.events import Dead, EventStore
@@ -109,36 +109,22 @@ def drop(store: StoreArgument, group: Group, ids: Ids = None, everything: All = 
 # --- asking ---------------------------------------------------------------------------------------
 
 
-def _store(place: str) -> EventStore:
-    from nexgate.events import EventBus, event_store
+def _load(path: str) -> EventStore:
+    from nexgate.errors import ConfigError
+    from nexgate.events import EventBus
 
-    if ":" in place and "://" not in place and not Path(place).exists():
-        found = load_object(place, "STORE")
-        store: Any = found.store if isinstance(found, EventBus) else found
-        if not hasattr(store, "revive"):
-            from nexgate.errors import ConfigError
-
-            kind = type(found).__name__
-            raise ConfigError(f"{place} is {kind}, not an EventBus with a store, and no store")
-        return store  # type: ignore[no-any-return]  # it was looked at
-    if "://" not in place and not Path(place).exists():
-        # Opening would make it, and a typo would be an empty store.
-        raise typer.BadParameter(f"there is no file {place}", param_hint="STORE")
-    return event_store(place)
+    found = load_object(path, "STORE")
+    store: Any = found.store if isinstance(found, EventBus) else found
+    if not hasattr(store, "revive"):
+        kind = type(found).__name__
+        raise ConfigError(f"{path} is {kind}, not an EventBus with a store, and no store")
+    return store  # type: ignore[no-any-return]  # it was looked at
 
 
 def _ask(place: str, question: Callable[[EventStore], Awaitable[T]]) -> T:
-    import asyncio
+    from nexgate.events import event_store
 
-    async def ask() -> T:
-        store = _store(place)
-        await store.open()
-        try:
-            return await question(store)
-        finally:
-            await store.aclose()
-
-    return asyncio.run(ask())
+    return ask(named_store(place, "STORE", _load, event_store), question)
 
 
 def _mend(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from nexgate.cli._exit import ExitCode
+from nexgate.cli._stores import ask, named_store
 
 if TYPE_CHECKING:
     from nexgate.tasks import JobRecord, TaskStore
@@ -138,31 +139,14 @@ def watch(
 
 
 def _store(queue: str) -> TaskStore:
+    from nexgate.cli.worker import load_queue
     from nexgate.tasks import open_store
 
-    is_module = ":" in queue and "://" not in queue and not Path(queue).exists()
-    if is_module:
-        from nexgate.cli.worker import load_queue
-
-        return load_queue(queue).store
-    if "://" not in queue and not Path(queue).exists():
-        # Opening would make it, and a typo would be an empty queue.
-        raise typer.BadParameter(f"there is no file {queue}", param_hint="QUEUE")
-    return open_store(queue)
+    return named_store(queue, "QUEUE", lambda path: load_queue(path).store, open_store)
 
 
 def _ask(queue: str, question: Callable[[TaskStore], Awaitable[T]]) -> T:
-    import asyncio
-
-    async def ask() -> T:
-        store = _store(queue)
-        await store.open()
-        try:
-            return await question(store)
-        finally:
-            await store.aclose()
-
-    return asyncio.run(ask())
+    return ask(_store(queue), question)
 
 
 def _mend(
@@ -197,8 +181,12 @@ def _told(record: JobRecord, *, is_whole: bool = False) -> dict[str, Any]:
     body, result = said.pop("body"), said.pop("result")
     if is_whole:
         said["result"] = json.loads(result) if result else None
-        message = json.loads(body) if body else {}
-        said["args"], said["kwargs"] = message.get("args", []), message.get("kwargs", {})
+        said["args"], said["kwargs"] = [], {}
+        try:
+            message = json.loads(body or b"{}")
+            said["args"], said["kwargs"] = message.get("args", []), message.get("kwargs", {})
+        except (ValueError, AttributeError):  # which may be why it is dead
+            said["body"] = body.decode(errors="backslashreplace")
     return said
 
 
@@ -243,9 +231,11 @@ async def _watch(queue: str, interval: float, until_empty: bool) -> None:
     from nexgate.cli._console import stdout
 
     store = _store(queue)
+    console = stdout()
+    told = ""
     await store.open()
     try:
-        with Live(console=stdout(), refresh_per_second=10, transient=False) as live:
+        with Live(console=console, refresh_per_second=10, transient=False) as live:
             while True:
                 counts = await store.counts()
                 bars = Progress(
@@ -265,7 +255,12 @@ async def _watch(queue: str, interval: float, until_empty: bool) -> None:
                         note=said.get("note", ""),
                     )
                 line = "  ".join(f"{state} {count}" for state, count in counts.items())
-                live.update(Group(Text(line), bars), refresh=True)
+                if console.is_terminal:
+                    live.update(Group(Text(line), bars), refresh=True)
+                elif line != told:  # into a pipe: a line for each change
+                    told = line
+                    console.print(line, markup=False)
+                    sys.stdout.flush()
                 if until_empty and not counts["waiting"] and not counts["running"]:
                     return
                 await asyncio.sleep(interval)

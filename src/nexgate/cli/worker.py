@@ -16,7 +16,8 @@ _EPILOG = (
     "  [cyan]nexgate worker shop.jobs:tasks[/cyan]                    the queue in shop/jobs.py\n\n"
     "  [cyan]nexgate worker shop.jobs:tasks --concurrency 32[/cyan]\n\n"
     "Run as many as you like, on as many machines as share the queue. SIGTERM or Ctrl-C lets jobs "
-    "finish, for as long as --stop-timeout says, and gives the others back."
+    "finish, for as long as --stop-timeout says, and gives the others back; a second one does so "
+    "at once."
 )
 
 
@@ -65,6 +66,7 @@ def load_queue(path: str) -> TaskQueue:
 async def _work(queue: TaskQueue, concurrency: int, stop_timeout: float) -> None:
     import asyncio
     import logging
+    import os
     import signal
 
     from nexgate.tasks import Worker
@@ -73,15 +75,29 @@ async def _work(queue: TaskQueue, concurrency: int, stop_timeout: float) -> None
     loop = asyncio.get_running_loop()
     await queue.open()
     worker = Worker(queue, concurrency)
+
+    def stop() -> None:
+        if worker.is_stopping:
+            working.cancel()
+        else:
+            worker.stop(stop_timeout)
+
+    working = asyncio.ensure_future(worker.run())
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, worker.stop, stop_timeout)
+        loop.add_signal_handler(number, stop)
     for name in queue.tasks:
         log.info("task %s", name)
     for schedule in queue.schedules:
         log.info("schedule of %s: %s", schedule.task, schedule.title)
     log.info("working, %d at once", concurrency)
-    try:
-        await worker.run()
-    finally:
-        await queue.aclose()
+    await asyncio.wait({working})
+    await queue.aclose()
+    if not working.cancelled():
+        working.result()
     log.info("stopped: %r", worker.statistics)
+    left = worker.running + worker.threads
+    if left:
+        # A thread cannot be stopped, and Python would wait for it to end.
+        log.error("%d jobs do not end, and end with this process", left)
+        logging.shutdown()
+        os._exit(0)

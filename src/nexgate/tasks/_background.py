@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import logging
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 __all__ = ["BackgroundTasks", "current_background"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _log = logging.getLogger("nexgate.tasks")
 
@@ -18,6 +22,21 @@ current_background: Final[ContextVar[BackgroundTasks | None]] = ContextVar(
     "nexgate_background", default=None
 )
 """Those of the present request."""
+
+
+def told_through_futures(function: Callable[P, R]) -> Callable[P, R]:
+    """``function`` for a thread: ``StopIteration`` cannot be told through a future, and who waits
+    for it would wait for ever.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except StopIteration as error:
+            raise RuntimeError("the function raised StopIteration") from error
+
+    return call
 
 
 class BackgroundTasks:
@@ -37,7 +56,9 @@ class BackgroundTasks:
                 # A task in that context: a coroutine runs in that of its task.
                 await asyncio.create_task(function(*args, **kwargs), context=context)
                 return
-            result = await asyncio.to_thread(context.run, function, *args, **kwargs)
+            result = await asyncio.to_thread(
+                context.run, told_through_futures(function), *args, **kwargs
+            )
             if inspect.isawaitable(result):
                 await result
 
@@ -53,5 +74,11 @@ class BackgroundTasks:
             function = self._functions.pop(0)
             try:
                 await function()
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Nobody wants our end: something that it waited for was cancelled.
+                _log.exception("background task %s failed", function.__qualname__)
             except Exception:
                 _log.exception("background task %s failed", function.__qualname__)

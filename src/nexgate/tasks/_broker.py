@@ -16,20 +16,31 @@ except ImportError:
 
     raise TaskError("durable tasks need taskiq: pip install 'nexgate[tasks]'") from None
 
+from pydantic import ConfigDict
+
 from ._store import NewJob
 
 if TYPE_CHECKING:
     from ._queue import TaskQueue
 
-__all__ = ["Receiver", "StoreBroker", "TaskiqMessage"]
+__all__ = ["Message", "Receiver", "StoreBroker"]
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """The worker says itself what failed, with the job."""
-    return "Exception found while executing" not in record.getMessage()
+    """The worker says itself what failed, with the job; what becomes of threads is documented."""
+    said = record.getMessage()
+    return not said.startswith(("Exception found while executing", "Timeouts for sync tasks"))
 
 
 logging.getLogger("taskiq.receiver.receiver").addFilter(_is_news)
+
+
+class Message(TaskiqMessage):
+    """A job's task and arguments. Numbers that are none stay so; taskiq's own makes nothing of
+    them.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
 
 class StoreBroker(AsyncBroker):
@@ -43,12 +54,14 @@ class StoreBroker(AsyncBroker):
 
     async def kick(self, message: BrokerMessage) -> None:
         """Store what taskiq's own ``kiq`` made."""
+        task = self._queue.tasks.get(message.task_name)
         await self._queue.store.enqueue(
             NewJob(
                 message.task_id,
                 message.task_name,
                 message.message,
                 self._queue.clock() + float(message.labels.get("delay") or 0),
+                "normal" if task is None else task.options_of_all.priority,
             )
         )
 

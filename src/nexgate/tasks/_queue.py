@@ -7,6 +7,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -14,15 +15,15 @@ from pathlib import Path
 from typing import Any, Final, ParamSpec, Self, TypeVar, cast
 from uuid import uuid4
 
-from nexgate.config import parse_duration
 from nexgate.resilience import Backoff
 
-from ._broker import StoreBroker, TaskiqMessage
+from ._background import told_through_futures
+from ._broker import Message, StoreBroker
 from ._errors import TaskError
 from ._job import Job
 from ._schedule import Schedule
 from ._store import JobRecord, NewJob, Priority, TaskStore
-from ._task import _BACKOFF, Calling, Task, TaskOptions
+from ._task import _BACKOFF, Calling, Task, TaskOptions, seconds_of
 from ._worker import Worker
 
 __all__ = ["TaskQueue", "open_store"]
@@ -70,7 +71,7 @@ class TaskQueue:
         place: str | Path | TaskStore = "tasks.db",
         *,
         keep: float | str = _DAY,
-        lease: float = 30.0,
+        lease: float | str = 30.0,
         concurrency: int = 0,
         invoker: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
         scope: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
@@ -78,8 +79,10 @@ class TaskQueue:
         **options: Any,
     ) -> None:
         self.store = open_store(place, **options)
-        self.keep = parse_duration(keep) if isinstance(keep, str) else float(keep)
-        self.lease = lease
+        self.keep = seconds_of("keep", keep)
+        self.lease = seconds_of("lease", lease)
+        if self.lease == 0:
+            raise TaskError("a lease is longer than nothing")
         self.clock = clock
         self.scope = scope
         self.broker = StoreBroker(self)
@@ -111,16 +114,16 @@ class TaskQueue:
         """
 
         def decorate(function: Callable[P, Any]) -> Task[P, Any]:
-            said = name or f"{function.__module__}:{function.__qualname__}"
+            said = name or f"{_module_of(function)}:{function.__qualname__}"
             if said in self.tasks:
                 raise TaskError(f"there is a task {said} already")
             options = TaskOptions(
                 said,
                 retries,
                 backoff,
-                _seconds(timeout),
+                None if timeout is None else seconds_of(f"{said}: timeout", timeout),
                 priority,
-                _seconds(keep),
+                None if keep is None else seconds_of(f"{said}: keep", keep),
                 max_running,
             )
             called = self._invoker(function) if self._invoker is not None else function
@@ -139,7 +142,7 @@ class TaskQueue:
 
     def every(self, interval: float | str, *, catch_up: bool = False) -> Callable[[F], F]:
         """Decorator for a task without parameters: run it every ``interval`` (``"30s"``)."""
-        seconds = _seconds(interval) or 0.0
+        seconds = seconds_of("every", interval)
         return self._scheduled(lambda name: Schedule(name, "", seconds, "UTC", catch_up))
 
     def _scheduled(self, make: Callable[[str], Schedule]) -> Callable[[F], F]:
@@ -155,7 +158,7 @@ class TaskQueue:
     async def _enqueue(self, calling: Calling[..., R], args: Any, kwargs: Any) -> Job[R]:
         task = calling.task
         number = new_job_id()
-        message = TaskiqMessage(
+        message = Message(
             task_id=number,
             task_name=task.name,
             labels=dict(calling.labels),
@@ -172,9 +175,9 @@ class TaskQueue:
             raise TaskError(f"{task.name}: its arguments are not JSON: {error}") from None
         due = calling.at if calling.at is not None else self.clock() + calling.delay_by
         priority = calling.priority or task.options_of_all.priority
-        stored = await self.store.enqueue(
-            NewJob(number, task.name, body, due, priority, calling.key)
-        )
+        # Of this task: what others call "7" is another job.
+        key = None if calling.key is None else f"{task.name}:{calling.key}"
+        stored = await self.store.enqueue(NewJob(number, task.name, body, due, priority, key))
         return Job(self, stored)
 
     def job(self, id: str) -> Job[Any]:
@@ -238,15 +241,18 @@ def _own(function: Callable[..., Any]) -> Callable[..., Any]:
 
         return run
 
-    @functools.wraps(function)
-    def run_plain(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    return run_plain
+    return told_through_futures(function)
 
 
-def _seconds(said: float | str | None) -> float | None:
-    return parse_duration(said) if isinstance(said, str) else said
+def _module_of(function: Callable[..., Any]) -> str:
+    """Its module as a worker imports it: to itself, a script is ``__main__``."""
+    if function.__module__ != "__main__":
+        return function.__module__
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None:  # python -m
+        return main.__spec__.name
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else "__main__"
 
 
 def new_job_id() -> str:

@@ -6,11 +6,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ._errors import TaskError
 
 __all__ = ["Schedule"]
+
+_BACK: Final = (timedelta(hours=1), timedelta(days=1), timedelta(days=8))
+_APART: Final = 3600.0
+"""Seconds that the clocks of a fleet may be apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,9 @@ class Schedule:
         # In wall time: an hour that does not exist is run right after, one that exists twice once.
         begin = datetime.fromtimestamp(now, UTC).astimezone(ZoneInfo(self.zone))
         try:
-            return next(CronSim(self.cron, begin)).timestamp()
+            times = (at.timestamp() for at in CronSim(self.cron, begin))
+            # In the hour that comes again, the next on the clock may be one of the first time.
+            return next(at for at in times if at > now)
         except CronSimError as error:
             raise TaskError(f"{self.task}: {self.cron!r} is no cron line: {error}") from None
         except StopIteration:
@@ -61,13 +68,21 @@ class Schedule:
         """The last time up to ``now``, within a week."""
         if self.every:
             return now // self.every * self.every
-        for back in (timedelta(hours=1), timedelta(days=1), timedelta(days=8)):
+        for back in _BACK:
             at, found = self.after(now - back.total_seconds()), None
             while at <= now:
                 found, at = at, self.after(at)
             if found is not None:
                 return found
         return None
+
+    def kept_at_least(self, now: float) -> float:
+        """Seconds for which a job that has ended is to be kept: its key is what makes it the only
+        one, also for a worker that looks back for what nobody was there for.
+        """
+        if not self.catch_up:
+            return _APART
+        return min(self.after(now) - now, _BACK[-1].total_seconds()) + _APART
 
     def key(self, at: float) -> str:
         """Of the job of that time."""

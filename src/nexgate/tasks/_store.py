@@ -88,8 +88,12 @@ class TaskStore(Protocol):
     async def enqueue(self, job: NewJob) -> str:
         """Store it; its id, or that of the one with its key. Raises ``QueueFull``."""
 
-    async def claim(self, limit: int, lease: float, skip: Collection[str]) -> list[Claim]:
-        """Jobs that are due, the first in rank first, none of the tasks in ``skip``."""
+    async def claim(
+        self, limit: int, lease: float, full: Collection[str], foreign: Collection[str] = ()
+    ) -> list[Claim]:
+        """Jobs that are due, the first in rank first, none of the tasks in ``full``, of which no
+        more may run here now, nor of those in ``foreign``, which this worker does not have.
+        """
 
     async def extend(self, claims: Sequence[Claim], lease: float) -> None:
         """Keep them; sets ``is_lost`` and ``is_cancelled``."""
@@ -103,8 +107,8 @@ class TaskStore(Protocol):
     async def bury(self, claim: Claim, error: str) -> bool:
         """It failed for the last time."""
 
-    async def give_back(self, claims: Sequence[Claim]) -> None:
-        """They were not finished: others may have them now."""
+    async def give_back(self, claims: Sequence[Claim], error: str = "") -> None:
+        """They were not finished, and it is not their fault: others may have them now."""
 
     async def cancelled(self, claim: Claim, keep: float) -> bool:
         """It was cancelled while it ran."""

@@ -16,6 +16,8 @@ from typing import Any, Final, Literal, Self
 from nexgate.errors import NexgateError
 from nexgate.resilience import Backoff
 
+from ._errors import TaskError
+
 __all__ = ["Restart", "SupervisedTask", "Supervisor", "SupervisorClosed", "TaskStatistics"]
 
 Restart = Literal["never", "on_failure", "always"]
@@ -70,7 +72,7 @@ class SupervisedTask:
         self._restart: Restart = restart
         self._backoff = backoff
         self._max_restarts = max_restarts
-        self._recent: deque[float] = deque(maxlen=max_restarts or 16)
+        self._recent: deque[float] = deque(maxlen=max_restarts or 1)
         self._task = asyncio.create_task(self._run(), name=name)
 
     async def _run(self) -> Any:
@@ -85,9 +87,13 @@ class SupervisedTask:
                 result = self._function(*self._args)
                 if inspect.isawaitable(result):
                     result = await result
-            except asyncio.CancelledError:
-                self.state = "cancelled"
-                raise
+            except asyncio.CancelledError as error:
+                if self._is_cancelled():
+                    self.state = "cancelled"
+                    raise
+                # Nobody wanted its end: something that it waited for was cancelled.
+                failure = TaskError("it was cancelled from within")
+                failure.__cause__ = error
             except Exception as error:
                 failure = error
             if failure is not None:
@@ -96,12 +102,17 @@ class SupervisedTask:
                     return None
             else:
                 in_a_row = 0
-                if self._restart != "always":
+                if self._restart != "always" or self._is_cancelled():
                     self.state = "ended"
                     return result
             self.state = "waiting"
             # Also one that ends at once, and is to be started always, must not spin.
             await asyncio.sleep(self._backoff.delay(max(in_a_row, 1), random.random))
+
+    def _is_cancelled(self) -> bool:
+        """Whether its end is wanted, whatever it makes of that."""
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
 
     def _failed(self, error: Exception) -> bool:
         """Take note; tells whether it is started again."""
@@ -109,12 +120,8 @@ class SupervisedTask:
         self.error = error
         now = time.monotonic()
         self._recent.append(now)
-        many = (
-            self._max_restarts is not None
-            and len(self._recent) == self._max_restarts
-            and now - self._recent[0] < _WELL
-        )
-        again = self._restart != "never" and not many
+        many = len(self._recent) == self._max_restarts and now - self._recent[0] < _WELL
+        again = self._restart != "never" and not many and not self._is_cancelled()
         self._supervisor._failed(self, error, again=again)
         if not again:
             self.state = "failed"
@@ -172,12 +179,15 @@ class Supervisor:
     ) -> SupervisedTask:
         """Run ``function(*args)``, ``async`` usually, in a task. ``restart``: what happens when it
         fails, or ends. ``max_restarts`` failures within a minute are too many: it stays failed.
-        Raises ``SupervisorClosed``, and ``ValueError`` for a name that is running.
+        Raises ``SupervisorClosed``, and ``ValueError`` for a name that is running and for less than
+        one of ``max_restarts``.
         """
         if self._is_closed:
             raise SupervisorClosed(f"supervisor {self.name} is closed")
         if not name:
             name = f"{getattr(function, '__qualname__', 'task')}-{next(self._numbers)}"
+        if max_restarts is not None and max_restarts < 1:
+            raise ValueError(f"max_restarts is at least 1, not {max_restarts}")
         if name in self._tasks:
             raise ValueError(f"a task named {name!r} is running")
         made = SupervisedTask(self, function, args, name, restart, backoff, max_restarts)
@@ -188,6 +198,9 @@ class Supervisor:
     def _gone(self, task: SupervisedTask) -> None:
         if task._task.cancelled():
             task.state = "cancelled"
+        elif (error := task._task.exception()) is not None:  # of a backoff that is not ours
+            task.error, task.state = error, "failed"
+            _log.error("task %s cannot be started again", task.name, exc_info=error)
         if self._tasks.get(task.name) is task:
             del self._tasks[task.name]
         self._ended.append(task.statistics())

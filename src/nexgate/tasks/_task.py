@@ -5,22 +5,26 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
 
+from nexgate.config import parse_duration
 from nexgate.resilience import Backoff
 
+from ._errors import TaskError
 from ._job import Job
-from ._store import Priority
+from ._store import PRIORITIES, Priority
 
 if TYPE_CHECKING:
     from ._queue import TaskQueue
 
-__all__ = ["Calling", "Task", "TaskOptions"]
+__all__ = ["Calling", "Task", "TaskOptions", "seconds_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _BACKOFF = Backoff(base=1.0, cap=300.0)
+_LATEST: Final = 253402300799.0
+"""The end of the year 9999; a time in milliseconds is after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,15 @@ class TaskOptions:
     """Seconds for which results are kept; unset: the queue's."""
     max_running: int | None = None
     """Most that one worker runs at once."""
+
+    def __post_init__(self) -> None:
+        _check_priority(self.priority)
+        if self.timeout is not None and self.timeout <= 0:
+            raise TaskError(f"{self.name}: no attempt is over in {self.timeout:g}s")
+        if self.max_running is not None and self.max_running < 1:
+            raise TaskError(f"{self.name}: at least one may run, not {self.max_running}")
+        if self.retries < 0:
+            raise TaskError(f"{self.name}: {self.retries} retries are none: say 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +107,35 @@ class Task(Generic[P, R]):
     ) -> Calling[P, R]:
         """Options for one call: ``task.options(delay="10m").delay(…)``. ``delay`` in seconds or as
         ``"10m"``, or ``at`` a Unix time; ``key``: as long as a job with it is kept, ``delay``
-        returns that one.
+        returns that one, and no other. Raises ``TaskError`` for what is none of these.
         """
-        from nexgate.config import parse_duration
-
-        seconds = parse_duration(delay) if isinstance(delay, str) else float(delay)
-        return Calling(self, seconds, at, key, priority)
+        if at is not None and not 0 <= at <= _LATEST:
+            raise TaskError(f"{self.name}: {at!r} is no Unix time; it is in seconds")
+        if key is not None and not _is_key(key):
+            raise TaskError(f"{self.name}: a key is text, and not empty; {key!r} is not")
+        if priority is not None:
+            _check_priority(priority)
+        return Calling(self, seconds_of(f"{self.name}: delay", delay), at, key, priority)
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+
+def _is_key(said: str) -> bool:
+    try:
+        return bool(said.encode())
+    except (AttributeError, UnicodeEncodeError):
+        return False
+
+
+def seconds_of(what: str, said: float | str) -> float:
+    """``said`` as seconds; ``what`` it is, for people."""
+    try:
+        return parse_duration(said)
+    except ValueError as error:
+        raise TaskError(f"{what}: {said!r} {error}") from None
+
+
+def _check_priority(said: str) -> None:
+    if said not in PRIORITIES:  # a store would keep it where nobody looks
+        raise TaskError(f"there is no priority {said!r}: {', '.join(PRIORITIES)}")

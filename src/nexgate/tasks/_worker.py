@@ -5,20 +5,21 @@
 3. *Settle*: done with its result; again later; dead; cancelled; or nothing, when its lease was
    lost.
 
-Meanwhile leases are extended, and jobs that somebody wants to end are cancelled.
+Meanwhile leases are extended, and jobs that somebody wants to end are cancelled: once, and only
+while they run, not while it is settled how they ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Final
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from pydantic_core import to_json
 
@@ -35,14 +36,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker", "WorkerStatistics"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _log = logging.getLogger("nexgate.tasks")
 
 _IDLE: Final = 1.0
 _LOOK: Final = 0.5
 """Seconds between two looks for jobs that are to end."""
 _TROUBLE: Final = Backoff(base=0.2, cap=5.0)
-_SCHEDULE_KEEP: Final = 3600.0
-"""How long the job of a schedule is kept at least: its key is what makes it the only one."""
+_LAST: Final = 5.0
+"""Seconds that jobs have to end once they are cancelled because the worker ends."""
+_EARLY: Final = 0.05
+_SPARE_THREADS: Final = 256
+"""For plain functions beside those that hang for ever: nothing can stop a thread."""
 
 
 class WorkerStatistics:
@@ -60,6 +67,21 @@ class WorkerStatistics:
         )
 
 
+class _Threads(ThreadPoolExecutor):
+    """Threads of plain functions; knows for which jobs one goes on."""
+
+    def __init__(self, concurrency: int) -> None:
+        super().__init__(concurrency + _SPARE_THREADS, thread_name_prefix="nexgate-task")
+        self.busy: dict[Future[Any], str] = {}
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        future = super().submit(fn, *args, **kwargs)
+        job = _current.get()
+        self.busy[future] = "" if job is None else job.id
+        future.add_done_callback(lambda done: self.busy.pop(done, None))
+        return future
+
+
 class Worker:
     """Runs up to ``concurrency`` jobs of a queue at once. ``run`` until ``stop``."""
 
@@ -68,12 +90,14 @@ class Worker:
         self._queue = queue
         self._store = queue.store
         self._concurrency = concurrency
-        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="nexgate-task")
+        self._threads = _Threads(concurrency)
         self._receiver = Receiver(
             queue.broker, self._threads, max_async_tasks=concurrency, run_startup=False
         )
         self._running: dict[Claim, asyncio.Task[None]] = {}
+        self._stoppable: set[Claim] = set()
         self._by_task: Counter[str] = Counter()
+        self._unknown: set[str] = set()
         self._room = asyncio.Event()
         self.is_stopping = False
         self._drain = 10.0
@@ -82,6 +106,11 @@ class Worker:
     def running(self) -> int:
         """How many jobs are running here."""
         return len(self._running)
+
+    @property
+    def threads(self) -> int:
+        """How many plain functions are running here, those whose attempt is over, too."""
+        return len(self._threads.busy)
 
     def stop(self, timeout: float = 10.0) -> None:
         """Take no more; let those that run finish for ``timeout`` seconds, and give back the
@@ -117,7 +146,9 @@ class Worker:
                 if room <= 0:
                     await self._room.wait()
                     continue
-                claims = await self._store.claim(room, self._queue.lease, self._full_tasks())
+                claims = await self._store.claim(
+                    room, self._queue.lease, self._full_tasks(), self._foreign_tasks()
+                )
                 if trouble:
                     _log.info("the queue is back")
                     trouble = 0
@@ -125,10 +156,12 @@ class Worker:
                     self._begin(claim)
                 if not claims and not self.is_stopping:
                     await self._wait()
-            except NexgateError as error:
+            except Exception as error:
                 trouble += 1
                 if trouble == 1:
-                    _log.error("the queue cannot be used: %s; trying again", error)
+                    # One that is not ours is a defect, and no reason for a worker to be gone.
+                    defect = None if isinstance(error, NexgateError) else error
+                    _log.error("the queue cannot be used: %s; trying again", error, exc_info=defect)
                 await asyncio.sleep(_TROUBLE.delay(trouble, random.random))
 
     async def _wait(self) -> None:
@@ -148,7 +181,7 @@ class Worker:
                 raise error
 
     def _full_tasks(self) -> set[str]:
-        """Tasks of which no more may run here, and those that this program does not have."""
+        """Tasks of which no more may run here."""
         return {
             name
             for name, count in self._by_task.items()
@@ -156,6 +189,10 @@ class Worker:
             and task.options_of_all.max_running is not None
             and count >= task.options_of_all.max_running
         }
+
+    def _foreign_tasks(self) -> set[str]:
+        """Tasks that there are jobs of, and that this program does not have."""
+        return self._unknown - self._queue.tasks.keys()
 
     def _begin(self, claim: Claim) -> None:
         task = self._queue.tasks.get(claim.task)
@@ -183,11 +220,14 @@ class Worker:
     # ---------------------------------------------------------------- 2. run
 
     async def _work(self, claim: Claim) -> None:
-        queue = self._queue
-        task = queue.tasks.get(claim.task)
+        task = self._queue.tasks.get(claim.task)
         if task is None:
-            # Another program's, or one that is to come: it waits, and is dead after a time.
-            await self._failed(claim, None, f"there is no task {claim.task} in this worker")
+            # Of another program, or of a version that is to come: theirs to try.
+            error = f"there is no task {claim.task} in this worker"
+            if claim.task not in self._unknown:
+                self._unknown.add(claim.task)
+                _log.warning("job %s is left to others: %s", claim.id, error)
+            await self._store.give_back([claim], error)
             return
         if claim.is_cancelled:
             await self._cancelled(claim)
@@ -199,19 +239,20 @@ class Worker:
             )
         )
         began = time.monotonic()
+        self._stoppable.add(claim)
         try:
             result = await self._call(claim, options)
-        except Exception as error:  # a body that cannot be read, a middleware
-            _log.exception("job %s (%s) cannot be run", claim.id, claim.task)
-            await self._failed(claim, options, f"{type(error).__name__}: {error}")
-            return
+            raised = result.error
+        except BaseException as error:  # a body that cannot be read, a middleware, a scope
+            raised = error
         finally:
             _current.reset(token)
-        raised: BaseException | None = result.error
-        if isinstance(raised, asyncio.CancelledError):
-            await self._interrupted(claim, raised)
-            return
-        if raised is not None:
+        seconds = time.monotonic() - began
+        is_interrupted = claim not in self._stoppable
+        self._stoppable.discard(claim)
+        if raised is None:
+            await self._done(claim, options, result.return_value, seconds)
+        elif not await self._was_wanted(claim, raised, is_interrupted=is_interrupted):
             _log.warning(
                 "job %s (%s) failed, attempt %d",
                 claim.id,
@@ -219,21 +260,26 @@ class Worker:
                 claim.failures + 1,
                 exc_info=raised,
             )
-            await self._failed(claim, options, _told(raised, options))
-            return
-        await self._done(claim, options, result.return_value, time.monotonic() - began)
+            await self._failed(claim, options, _told(raised, options, seconds))
 
-    async def _interrupted(self, claim: Claim, error: asyncio.CancelledError) -> None:
-        """Somebody wants its end, or its lease is lost; else the worker ends, and it is to be given
-        back.
+    async def _was_wanted(
+        self, claim: Claim, raised: BaseException, *, is_interrupted: bool
+    ) -> bool:
+        """Whether it ended as somebody wanted, and did not fail. A job that we cancel may raise
+        anything because of it; one that nobody cancelled may raise ``CancelledError``.
         """
+        if not is_interrupted:
+            task = asyncio.current_task()
+            if isinstance(raised, asyncio.CancelledError) and task is not None:
+                if task.cancelling():  # the program ends, and not by ``stop``
+                    raise raised
+            await self._ask_ends([claim])
         if claim.is_lost:
             self.statistics.lost += 1
             _log.warning("job %s (%s): its lease was lost", claim.id, claim.task)
         elif claim.is_cancelled:
             await self._cancelled(claim)
-        else:
-            raise error
+        return claim.is_lost or claim.is_cancelled or is_interrupted
 
     async def _call(self, claim: Claim, options: TaskOptions) -> Any:
         broker = self._queue.broker
@@ -246,7 +292,9 @@ class Worker:
         for middleware in broker.middlewares:
             changed: Any = middleware.pre_execute(message)
             message = await changed if asyncio.iscoroutine(changed) else changed
-        async with self._queue.scope() if self._queue.scope is not None else nullcontext():
+        async with (
+            self._queue.scope() if self._queue.scope is not None else contextlib.nullcontext()
+        ):
             result = await self._receiver.run_task(target.original_func, message)
         for middleware in reversed(broker.middlewares):
             after: Any = middleware.post_execute(message, result)
@@ -255,7 +303,10 @@ class Worker:
         return result
 
     async def _tell(self, claim: Claim, said: dict[str, Any]) -> None:
-        await self._store.progress(claim, said)
+        try:
+            await self._store.progress(claim, said)
+        except NexgateError as error:  # no reason for the job to fail
+            _log.warning("job %s (%s): its progress is not stored: %s", claim.id, claim.task, error)
 
     # ---------------------------------------------------------------- 3. settle
 
@@ -263,31 +314,35 @@ class Worker:
         try:
             result = None if value is None else to_json(value)
         except Exception as error:
-            await self._failed(claim, options, f"its result is not JSON: {error}")
+            await self._failed(claim, options, f"its result is not JSON: {_words(error)}")
             return
-        keep = self._queue.keep if options.keep is None else options.keep
-        if claim.task in {each.task for each in self._queue.schedules}:
-            keep = max(keep, _SCHEDULE_KEEP)
+        keep = self._kept(claim, self._queue.keep if options.keep is None else options.keep)
         if await self._settle(claim, lambda: self._store.complete(claim, result, keep)):
             self.statistics.done += 1
             _log.debug("job %s (%s) done in %.3fs", claim.id, claim.task, seconds)
 
-    async def _failed(self, claim: Claim, options: TaskOptions | None, error: str) -> None:
-        retries = options.retries if options is not None else 10
-        if claim.failures >= retries:
+    async def _failed(self, claim: Claim, options: TaskOptions, error: str) -> None:
+        if claim.failures >= options.retries:
             if await self._settle(claim, lambda: self._store.bury(claim, error)):
                 self.statistics.dead += 1
                 _log.error("job %s (%s) is dead: %s", claim.id, claim.task, error)
             return
-        backoff = options.backoff if options is not None else _TROUBLE
-        delay = backoff.delay(claim.failures + 1, random.random)
+        delay = options.backoff.delay(claim.failures + 1, random.random)
         if await self._settle(claim, lambda: self._store.retry(claim, delay, error)):
             self.statistics.failed += 1
 
     async def _cancelled(self, claim: Claim) -> None:
-        if await self._settle(claim, lambda: self._store.cancelled(claim, self._queue.keep)):
+        keep = self._kept(claim, self._queue.keep)
+        if await self._settle(claim, lambda: self._store.cancelled(claim, keep)):
             self.statistics.cancelled += 1
             _log.info("job %s (%s) was cancelled", claim.id, claim.task)
+
+    def _kept(self, claim: Claim, keep: float) -> float:
+        if not self._queue.schedules:
+            return keep
+        now = self._queue.clock()
+        mine = (each for each in self._queue.schedules if each.task == claim.task)
+        return max([keep, *(each.kept_at_least(now) for each in mine)])
 
     async def _settle(self, claim: Claim, step: Callable[[], Awaitable[bool]]) -> bool:
         """Tell the store, also when it is away for a while: as long as the lease is ours."""
@@ -323,30 +378,34 @@ class Worker:
 
     async def _look(self) -> None:
         """Ends that somebody wants, sooner than leases are extended."""
-        look = getattr(self._store, "wanted_ends", None)
-        while look is not None:
+        while True:
             await asyncio.sleep(_LOOK)
             claims = [each for each in self._running if not each.is_cancelled]
             if claims:
-                try:
-                    await look(claims)
-                except NexgateError:
-                    continue
+                await self._ask_ends(claims)
                 self._cancel_unwanted(claims)
+
+    async def _ask_ends(self, claims: list[Claim]) -> None:
+        look = getattr(self._store, "wanted_ends", None)
+        if look is not None:
+            with contextlib.suppress(NexgateError):  # it is asked again, and leases are extended
+                await look(claims)
 
     def _cancel_unwanted(self, claims: list[Claim]) -> None:
         for claim in claims:
             if claim.is_lost or claim.is_cancelled:
-                task = self._running.get(claim)
-                if task is not None:
-                    task.cancel()
+                self._cancel(claim)
+
+    def _cancel(self, claim: Claim) -> None:
+        if claim in self._stoppable:
+            self._stoppable.discard(claim)
+            self._running[claim].cancel()
 
     async def _schedule(self) -> None:
         """Store the jobs of schedules when their time comes: so does every other worker."""
         clock = self._queue.clock
         for each in self._queue.schedules:
-            last = each.before(clock())
-            if each.catch_up and last is not None:
+            if each.catch_up and (last := each.before(clock())) is not None:
                 await self._store_scheduled(each, last)
         due = {each: each.after(clock()) for each in self._queue.schedules}
         while True:
@@ -362,11 +421,11 @@ class Worker:
 
     async def _store_scheduled(self, schedule: Any, at: float) -> None:
         broker, task = self._queue.broker, self._queue.tasks[schedule.task]
-        from ._broker import TaskiqMessage
+        from ._broker import Message
         from ._queue import new_job_id
 
         number = new_job_id()
-        message = TaskiqMessage(
+        message = Message(
             task_id=number,
             task_name=schedule.task,
             labels={},
@@ -388,10 +447,24 @@ class Worker:
 
     async def _end(self, beside: list[asyncio.Task[None]]) -> None:
         rest = dict(self._running)
-        for task in (*beside, *rest.values()):
-            task.cancel()
-        await asyncio.gather(*beside, *rest.values(), return_exceptions=True)
-        given = [claim for claim in rest if not (claim.is_lost or claim.is_cancelled)]
+        interrupted = [claim for claim in rest if claim in self._stoppable]
+        for claim in interrupted:
+            self._cancel(claim)
+        # Those that tell how they ended are not cut off; those that do not end are left.
+        late = (await asyncio.wait(rest.values(), timeout=_LAST))[1] if rest else set()
+        for claim in rest:
+            if rest[claim] in late:
+                claim.is_lost = True  # as soon as its lease ends, which nobody extends now
+                _log.error("job %s (%s) does not end", claim.id, claim.task)
+        for each in beside:
+            each.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        on = set(self._threads.busy.values())
+        given = [
+            claim
+            for claim in interrupted
+            if not (claim.is_lost or claim.is_cancelled or claim.id in on)
+        ]
         if given:
             try:
                 await self._store.give_back(given)
@@ -412,7 +485,18 @@ async def _kept(work: Callable[[], Awaitable[None]]) -> None:
             await asyncio.sleep(1.0)
 
 
-def _told(error: BaseException, options: TaskOptions) -> str:
-    if isinstance(error, TimeoutError) and not str(error):
-        return f"TimeoutError: it took longer than {options.timeout:g}s"
-    return f"{type(error).__name__}: {error}"
+def _told(error: BaseException, options: TaskOptions, seconds: float) -> str:
+    limit = options.timeout
+    said = _words(error)
+    if isinstance(error, TimeoutError) and not said and limit is not None:
+        # One of its own comes sooner; that of the attempt within what a timer is early.
+        said = "" if seconds < limit - _EARLY else f"it took longer than {limit:g}s"
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _words(error: BaseException) -> str:
+    """What it says of itself, such that every store takes it."""
+    try:
+        return str(error).encode(errors="backslashreplace").decode()
+    except Exception:
+        return "its message cannot be told"

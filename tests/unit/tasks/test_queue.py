@@ -6,17 +6,15 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.unit.state.servers import Valkey
+from tests.unit.tasks.queues import QUICK, Clock, Make, opened
 
 from nexgate.di import Container, Inject
 from nexgate.errors import NexgateError
-from nexgate.resilience import Backoff
 from nexgate.sqlite import StoreFull
 from nexgate.tasks import (
     JobCancelled,
@@ -28,59 +26,14 @@ from nexgate.tasks import (
     SqliteTasks,
     TaskError,
     TaskQueue,
-    TaskStore,
     current_job,
     progress,
 )
 from nexgate.testing import wait_until
 
-QUICK = Backoff(base=0.01, cap=0.02)
-Make = Callable[..., TaskStore]
-
 
 class Session:
     """Something of one run."""
-
-
-class Clock:
-    """A wall clock that can be set."""
-
-    def __init__(self) -> None:
-        self.offset = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.offset
-
-
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[Valkey]:
-    with Valkey() as server:
-        yield server
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=["sqlite", "sqlite-normal", "redis"])
-def make(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Make:
-    """Makes stores over the same jobs."""
-    if request.param == "redis":
-        url = request.getfixturevalue("valkey").url
-        prefix = f"t{abs(hash(request.node.nodeid))}:"
-        return lambda **options: RedisTasks(url, prefix=prefix, clock=clock, **options)
-    synchronous: Any = "normal" if "normal" in request.param else "full"
-    return lambda **options: SqliteTasks(
-        tmp_path / "tasks.db", synchronous=synchronous, clock=clock, **options
-    )
-
-
-@asynccontextmanager
-async def opened(store: TaskStore, **options: Any) -> AsyncIterator[TaskQueue]:
-    queue = TaskQueue(store, **options)
-    async with queue:
-        yield queue
 
 
 async def test_a_job_is_run_and_its_result_is_there(make: Make) -> None:
@@ -281,6 +234,34 @@ async def test_progress_is_seen_from_outside(make: Make) -> None:
         await progress(1)
 
 
+async def test_a_queue_that_is_not_open_says_so(make: Make) -> None:
+    queue = TaskQueue(make())
+    task = queue.task(lambda: 1, name="one")
+    with pytest.raises(NexgateError, match="not open"):
+        await task.delay()
+    async with queue:
+        job = await task.delay()
+    for call in (task.delay, job.status, job.cancel, queue.store.counts, queue.dead):
+        with pytest.raises(NexgateError, match="not open"):
+            await call()
+    await queue.aclose()
+    async with queue:
+        assert await job.status() == "waiting"
+
+
+async def test_arguments_arrive_as_they_were(make: Make) -> None:
+    async with opened(make()) as queue:
+        seen: list[Any] = []
+        task = queue.task(lambda said: seen.append(said), name="work")
+        sent: list[Any] = [0, -0.5, "", None, [], {}, False, "日本\0\udce9", 10**400]
+        sent += [float("inf"), -float("inf"), [{"a": [None, 1.5]}]]
+        async with queue.running(1):
+            for each in (*sent, float("nan")):
+                await (await task.delay(each)).result(10)
+        assert seen[:-1] == sent
+        assert seen[-1] != seen[-1]
+
+
 async def test_arguments_and_results_that_are_not_json_are_said_to_be(make: Make) -> None:
     async with opened(make()) as queue:
 
@@ -434,12 +415,18 @@ async def test_a_task_that_this_worker_does_not_have_waits_for_one_that_does(mak
     store = make()
     async with opened(store) as queue:
         await store.enqueue(NewJob("j", "of another program", b"{}", 0.0))
-        async with queue.running() as worker:
-            await wait_until(lambda: worker.statistics.failed >= 1)
-        record = await store.get("j")
-        assert record is not None
-        assert (record.state, record.error) == (
+        job = queue.job("j")
+
+        async def is_left_to_others() -> bool:
+            record = await job.record()
+            return bool(record.error) and record.state == "waiting"
+
+        async with queue.running():
+            await wait_until(is_left_to_others)
+        record = await job.record()
+        assert (record.state, record.failures, record.error) == (
             "waiting",
+            0,
             "there is no task of another program in this worker",
         )
 
@@ -546,8 +533,36 @@ async def test_a_time_that_nobody_was_there_for_is_made_up_for_once(
     assert ran == ["caught"]
 
 
+@pytest.mark.parametrize("ends", ["done", "cancelled"])
+async def test_a_time_that_somebody_was_there_for_is_not_made_up_for(
+    make: Make, clock: Clock, ends: str
+) -> None:
+    ran: list[float] = []
+    clock.offset = 1800 - time.time() % 86400  # half past midnight
+    for _ in range(3):
+        async with opened(make(), clock=clock, keep=60) as queue:
+
+            @queue.cron("0 0 * * *", catch_up=True)
+            @queue.task(name="nightly", keep=0)
+            async def nightly() -> None:
+                ran.append(clock())
+                if ends == "cancelled":
+                    job = current_job()
+                    assert job is not None
+                    await queue.job(job.id).cancel()
+                    await asyncio.Event().wait()
+
+            marked = queue.task(lambda: 1, name="marked")
+            async with queue.running() as worker:
+                await wait_until(lambda: len(ran) == 1, 10)
+                await wait_until(lambda: worker.running == 0, 10)
+                await (await marked.delay()).result(10)
+        clock.offset += 7 * 3600
+    assert len(ran) == 1
+
+
 def test_times_of_a_schedule() -> None:
-    from datetime import datetime
+    from datetime import UTC, datetime
     from zoneinfo import ZoneInfo
 
     berlin = ZoneInfo("Europe/Berlin")
@@ -560,6 +575,9 @@ def test_times_of_a_schedule() -> None:
     assert after(2026, 3, 28, 12) == "2026-03-29T03:00:00+02:00"  # 2:30 does not exist that day
     assert after(2026, 10, 25, 0) == "2026-10-25T02:30:00+02:00"  # twice that day, run once
     assert after(2026, 10, 25, 4) == "2026-10-26T02:30:00+01:00"
+    for minute in range(60, 180, 10):  # the hour from 2 to 3 comes twice
+        now = datetime(2026, 10, 24, 23, tzinfo=UTC).timestamp() + minute * 60
+        assert now < nightly.after(now)
     every = Schedule("t", every=30.0)
     assert (every.after(59.0), every.after(60.0), every.before(60.0)) == (60.0, 90.0, 60.0)
     assert every.key(60.0) == "schedule:t:every 30s:60"
@@ -579,6 +597,66 @@ def test_times_of_a_schedule() -> None:
 def test_what_is_no_schedule(options: dict[str, Any], why: str) -> None:
     with pytest.raises(TaskError, match=why):
         Schedule("t", **options)
+
+
+# --- what is none -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"priority": "urgent"}, "no priority 'urgent'"),
+        ({"priority": 0}, "no priority 0"),
+        ({"timeout": 0}, "no attempt is over in 0s"),
+        ({"timeout": "soon"}, "timeout: 'soon' is not a duration"),
+        ({"timeout": -1}, "must not be negative"),
+        ({"keep": -1}, "must not be negative"),
+        ({"keep": float("inf")}, "too long"),
+        ({"max_running": 0}, "at least one may run"),
+        ({"retries": -1}, "say 0"),
+    ],
+)
+def test_options_of_a_task_that_are_none(tmp_path: Path, options: dict[str, Any], why: str) -> None:
+    queue = TaskQueue(tmp_path / "t.db")
+    with pytest.raises(TaskError, match=why):
+        queue.task(name="t", **options)(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"priority": "urgent"}, "no priority 'urgent'"),
+        ({"priority": ""}, "no priority ''"),
+        ({"delay": -1}, "delay: -1 must not be negative"),
+        ({"delay": float("nan")}, "is not a number"),
+        ({"at": float("nan")}, "no Unix time"),
+        ({"at": 1.8e12}, "no Unix time; it is in seconds"),
+        ({"key": ""}, "not empty"),
+        ({"key": 7}, "a key is text"),
+        ({"key": "caf\udce9"}, "a key is text"),
+    ],
+)
+def test_options_of_a_call_that_are_none(tmp_path: Path, options: dict[str, Any], why: str) -> None:
+    task = TaskQueue(tmp_path / "t.db").task(name="t")(lambda: None)
+    with pytest.raises(TaskError, match=why):
+        task.options(**options)
+
+
+@pytest.mark.parametrize("options", [{"lease": 0}, {"lease": "soon"}, {"keep": "long"}])
+def test_options_of_a_queue_that_are_none(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(TaskError, match=r"lease|keep"):
+        TaskQueue(tmp_path / "t.db", **options)
+
+
+async def test_a_key_is_of_one_task_and_now_and_nothing_are_times(make: Make) -> None:
+    async with opened(make(), lease="10s") as queue:
+        mail = queue.task(lambda: "mail", name="mail")
+        bill = queue.task(lambda: "bill", name="bill")
+        first = await mail.options(key="7", delay=0, at=0.0).delay()
+        second = await bill.options(key="7").delay()
+        async with queue.running():
+            assert await first.result(10) == "mail"
+            assert await second.result(10) == "bill"
 
 
 # --- what only some have --------------------------------------------------------------------------
@@ -655,13 +733,14 @@ async def test_taskiqs_own_worker_and_middlewares_work_on_our_stores(tmp_path: P
         queue.broker.add_middlewares(Telling())
         seen: list[int] = []
 
-        @queue.task
+        @queue.task(priority="high")
         async def work(number: int) -> None:
             seen.append(number)
 
         async with queue.running():
             await (await work.delay(1)).result(10)
             kicked = await queue.broker.find_task(work.name).kiq(2)  # type: ignore[union-attr]
+            assert (await queue.job(kicked.task_id).record()).priority == "high"
             await queue.job(kicked.task_id).result(10)
         assert seen == [1, 2]
         assert told == ["pre_send", "pre_execute", "post_execute"] * 2

@@ -124,6 +124,60 @@ async def test_closing_cancels_waits_and_names_those_that_do_not_end(
     await wait_until(lambda: not len(supervisor))
 
 
+@pytest.mark.parametrize("answer", ["returns", "raises"])
+async def test_one_that_swallows_its_cancellation_is_not_started_again(answer: str) -> None:
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if answer == "raises":
+                raise LookupError("cut off") from None
+
+    supervisor = Supervisor(stop_timeout=5.0)
+    task = supervisor.start(work, restart="always", backoff=QUICK)
+    await wait_until(lambda: task.starts == 1)
+    await asyncio.sleep(0)
+    assert await supervisor.aclose() == []
+    assert task.starts == 1
+
+
+async def test_one_that_is_cancelled_from_within_has_failed() -> None:
+    failed: list[str] = []
+
+    async def work() -> str:
+        if failed:
+            return "well"
+        inner = asyncio.create_task(asyncio.Event().wait())
+        inner.cancel()
+        await inner
+        return ""
+
+    async with Supervisor(on_failure=lambda task, error: failed.append(str(error))) as supervisor:
+        task = supervisor.start(work, restart="on_failure", backoff=QUICK)
+        await task.wait()
+        assert (task.state, task.starts) == ("ended", 2)
+    assert failed == ["it was cancelled from within"]
+
+
+async def test_one_whose_policy_fails_is_said_to_have_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Odd(Backoff):
+        def delay(self, attempt: int, random: object) -> float:
+            raise ArithmeticError("no number")
+
+    def work() -> None:
+        raise LookupError
+
+    async with Supervisor() as supervisor:
+        task = supervisor.start(work, restart="always", backoff=Odd())
+        await task.wait()
+        await wait_until(lambda: task.state == "failed")
+    assert "no number" in caplog.text
+    with pytest.raises(ValueError, match="at least 1"):
+        Supervisor().start(work, max_restarts=0)
+
+
 async def test_a_name_runs_once() -> None:
     async with Supervisor() as supervisor:
         supervisor.start(asyncio.sleep, 60, name="a")
@@ -162,3 +216,35 @@ async def test_background_tasks_run_in_order_in_their_context_and_survive_each_o
     await tasks.run()
     assert told == [("a", "request"), ("request", False), "added by the first"]
     assert "broken failed" in caplog.text
+
+
+async def test_background_tasks_go_on_after_one_that_ends_oddly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def cancelled() -> None:
+        inner = asyncio.create_task(asyncio.Event().wait())
+        inner.cancel()
+        await inner
+
+    told: list[str] = []
+    tasks = BackgroundTasks()
+    tasks.add(cancelled)
+    tasks.add(next, iter(()))
+    tasks.add(told.append, "told")
+    async with asyncio.timeout(10):
+        await tasks.run()
+    assert told == ["told"]
+    assert "raised StopIteration" in caplog.text
+
+    async def hang() -> None:
+        told.append("hangs")
+        await asyncio.Event().wait()
+
+    tasks.add(hang)
+    tasks.add(told.append, "not any more")
+    running = asyncio.create_task(tasks.run())
+    await wait_until(lambda: told[-1] == "hangs")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert told == ["told", "hangs"]

@@ -9,10 +9,11 @@ change is one script, so that a job is never in two places or in none.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from nexgate.redis_link import RedisError, RedisLink
 
@@ -21,15 +22,29 @@ from .._store import MOST_CLAIMS, Claim, JobRecord, JobState, NewJob
 
 __all__ = ["RedisTasks"]
 
+T = TypeVar("T")
+
 _STREAMS: Final = ("high", "normal", "low")
 _GROUP: Final = "workers"
 _POLL: Final = 0.1
+_ORDERS: Final = tuple(
+    _STREAMS if turn % 4 else (("normal", "high", "low"), ("low", "normal", "high"))[turn // 4]
+    for turn in range(8)
+)
+"""In which order looks go through the streams: now and then others begin, and are not starved."""
+_CLEAN_AT_ONCE: Final = 256
+_FOREIGN: Final = 5.0
+"""Seconds after which a job whose task a worker does not have comes back to the streams."""
+_ROUNDS: Final = 32
+"""How often a look goes on when all it found were jobs of tasks that are full."""
 
 # ARGV[1] is the prefix everywhere.
 _COMMON: Final = """
 local p = ARGV[1]
 local function ready(id, priority)
-  redis.call('HSET', p .. 'job:' .. id, 'entry', redis.call('XADD', p .. priority, '*', 'i', id))
+  local job = p .. 'job:' .. id
+  local task = redis.call('HGET', job, 'task')
+  redis.call('HSET', job, 'entry', redis.call('XADD', p .. priority, '*', 'i', id, 't', task))
 end
 local function clear(id)
   local job = redis.call('HMGET', p .. 'job:' .. id, 'entry', 'priority')
@@ -46,7 +61,8 @@ local function into(id, state, at)
   redis.call('HSET', p .. 'job:' .. id, 'state', state)
   redis.call('ZADD', p .. 'in:' .. state, at, id)
 end
-local function ended(id, keep)
+local function ended(id, now, keep)
+  redis.call('ZADD', p .. 'ends', now + keep, id)
   local key = redis.call('HGET', p .. 'job:' .. id, 'key')
   redis.call('EXPIRE', p .. 'job:' .. id, keep)
   if key and key ~= '' then redis.call('EXPIRE', p .. 'key:' .. key, keep) end
@@ -80,10 +96,17 @@ end
 return id
 """
 )
-# now, most
+# now, most; also forgets those whose hashes have expired
 _PROMOTE: Final = (
     _COMMON
     + """
+local ends = redis.call('ZRANGEBYSCORE', p .. 'ends', '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])
+for _, id in ipairs(ends) do
+  redis.call('ZREM', p .. 'ends', id)
+  redis.call('ZREM', p .. 'in:done', id)
+  redis.call('ZREM', p .. 'in:cancelled', id)
+  redis.call('DEL', p .. 'job:' .. id)
+end
 local due = redis.call('ZRANGEBYSCORE', p .. 'delayed', '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])
 for _, id in ipairs(due) do
   redis.call('ZREM', p .. 'delayed', id)
@@ -107,6 +130,25 @@ into(id, 'running', ARGV[6])
 redis.call('HSET', job, 'token', ARGV[5], 'begun', ARGV[6])
 redis.call('HINCRBY', job, 'claims', 1)
 return redis.call('HMGET', job, 'task', 'body', 'failures', 'claims', 'ends')
+"""
+)
+# priority, now, then entry, id and time of each
+_PASS: Final = (
+    _COMMON
+    + """
+for at = 4, #ARGV, 3 do
+  local entry, id, time = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  redis.call('XACK', p .. ARGV[2], 'workers', entry)
+  redis.call('XDEL', p .. ARGV[2], entry)
+  if redis.call('HGET', p .. 'job:' .. id, 'entry') == entry then
+    if tonumber(time) > tonumber(ARGV[3]) then
+      redis.call('HDEL', p .. 'job:' .. id, 'entry')
+      redis.call('ZADD', p .. 'delayed', time, id)
+    else
+      ready(id, ARGV[2])
+    end
+  end
+end
 """
 )
 # worker, then id and token of each
@@ -143,7 +185,7 @@ if tonumber(ARGV[6]) <= 0 then
 end
 into(id, 'done', ARGV[5])
 redis.call('HSET', p .. 'job:' .. id, 'result', ARGV[4], 'ended', ARGV[5], 'body', '')
-ended(id, ARGV[6])
+ended(id, ARGV[5], ARGV[6])
 return 1
 """
 )
@@ -157,11 +199,16 @@ clear(id)
 into(id, 'waiting', ARGV[5])
 redis.call('HDEL', job, 'token')
 if ARGV[7] == '1' then
-  redis.call('HSET', job, 'due', ARGV[4], 'error', ARGV[6], 'claims', 0)
+  redis.call('HSET', job, 'claims', 0)
   redis.call('HINCRBY', job, 'failures', 1)
-  redis.call('ZADD', p .. 'delayed', ARGV[4], id)
 else
   redis.call('HINCRBY', job, 'claims', -1)
+end
+if ARGV[6] ~= '' then redis.call('HSET', job, 'error', ARGV[6]) end
+if tonumber(ARGV[4]) > tonumber(ARGV[5]) then
+  redis.call('HSET', job, 'due', ARGV[4])
+  redis.call('ZADD', p .. 'delayed', ARGV[4], id)
+else
   ready(id, redis.call('HGET', job, 'priority'))
 end
 return 1
@@ -195,7 +242,7 @@ if state == 'waiting' or (state == 'running' and mine(id, ARGV[3])) then
   clear(id)
   into(id, 'cancelled', ARGV[4])
   redis.call('HSET', job, 'ended', ARGV[4])
-  ended(id, ARGV[5])
+  ended(id, ARGV[4], ARGV[5])
   return 'cancelled'
 end
 return state
@@ -208,12 +255,22 @@ _REVIVE: Final = (
 local id, job = ARGV[2], p .. 'job:' .. ARGV[2]
 local state = redis.call('HGET', job, 'state')
 if state ~= 'dead' and state ~= 'cancelled' then return 0 end
+redis.call('ZREM', p .. 'ends', id)
 redis.call('PERSIST', job)
+local key = redis.call('HGET', job, 'key')
+if key ~= '' then redis.call('PERSIST', p .. 'key:' .. key) end
 redis.call('HDEL', job, 'ends', 'ended', 'token')
 redis.call('HSET', job, 'failures', 0, 'claims', 0, 'due', ARGV[3])
 into(id, 'waiting', ARGV[3])
 ready(id, redis.call('HGET', job, 'priority'))
 return 1
+"""
+)
+# id, token, said
+_PROGRESS: Final = (
+    _COMMON
+    + """
+if mine(ARGV[2], ARGV[3]) then redis.call('HSET', p .. 'job:' .. ARGV[2], 'progress', ARGV[4]) end
 """
 )
 # id
@@ -227,6 +284,7 @@ clear(id)
 local key = redis.call('HGET', job, 'key')
 if key and key ~= '' then redis.call('DEL', p .. 'key:' .. key) end
 redis.call('ZREM', p .. 'in:' .. state, id)
+redis.call('ZREM', p .. 'ends', id)
 redis.call('DEL', job)
 return 1
 """
@@ -253,6 +311,8 @@ class RedisTasks:
         self._clock = clock
         self._me = f"{id(self):x}-{time.time_ns():x}"
         self._turn = 0
+        self._is_open = False
+        self._scanned: dict[str, Any] = dict.fromkeys(_STREAMS, "0-0")
 
     async def open(self) -> None:
         for name in _STREAMS:
@@ -265,13 +325,14 @@ class RedisTasks:
             except RedisError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
+        self._is_open = True
 
     async def aclose(self) -> None:
-        try:
-            for name in _STREAMS:
-                await self._leave(self._prefix + name)
-        except RedisError:
-            pass  # an idle consumer is a name, no more
+        was_open, self._is_open = self._is_open, False
+        if was_open:
+            with contextlib.suppress(RedisError):  # an idle consumer is a name, no more
+                for name in _STREAMS:
+                    await self._leave(self._prefix + name)
         await self.link.aclose()
 
     async def _leave(self, stream: str) -> None:
@@ -281,7 +342,16 @@ class RedisTasks:
         if not pending:  # deleting a consumer forgets what it has
             await self.link.ask(lambda client: client.xgroup_delconsumer(stream, _GROUP, self._me))
 
+    async def _ask(self, question: Callable[[Any], Awaitable[T]]) -> T:
+        self._check_open()
+        return await self.link.ask(question)
+
+    def _check_open(self) -> None:
+        if not self._is_open:  # the link would connect, and nobody would close that
+            raise RedisError(f"{self.link.place}: it is not open")
+
     async def _run(self, script: str, *args: Any) -> Any:
+        self._check_open()
         return await self.link.run(script, [], [self._prefix, *args])
 
     # ---------------------------------------------------------------- producing
@@ -306,37 +376,73 @@ class RedisTasks:
 
     # ---------------------------------------------------------------- working
 
-    async def claim(self, limit: int, lease: float, skip: Collection[str]) -> list[Claim]:
-        await self._run(_PROMOTE, self._clock(), 256)
+    async def claim(
+        self, limit: int, lease: float, full: Collection[str], foreign: Collection[str] = ()
+    ) -> list[Claim]:
+        # What is full has room in a moment; what is foreign may be so for ever.
+        skip = {**dict.fromkeys(full, 0.0), **dict.fromkeys(foreign, _FOREIGN)}
+        try:
+            return await self._claim(limit, lease, skip)
+        except RedisError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.open()  # the server has forgotten everything
+            return await self._claim(limit, lease, skip)
+
+    async def _claim(self, limit: int, lease: float, skip: Mapping[str, float]) -> list[Claim]:
+        await self._run(_PROMOTE, self._clock(), _CLEAN_AT_ONCE)
         self._turn += 1
-        # Now and then the low ones go first: then they are not starved.
-        order = _STREAMS if self._turn % 8 else _STREAMS[::-1]
+        order = _ORDERS[self._turn % len(_ORDERS)]
         claims: list[Claim] = []
         for name in order:
             if len(claims) < limit:
                 claims += await self._claim_dead(name, limit - len(claims), lease)
         for name in order:
             if len(claims) < limit:
-                claims += await self._claim_new(name, limit - len(claims))
+                claims += await self._claim_new(name, limit - len(claims), skip)
         given = [claim for claim in claims if claim.task in skip]
         if given:
             await self.give_back(given)
         return [claim for claim in claims if claim.task not in skip]
 
-    async def _claim_new(self, name: str, limit: int) -> list[Claim]:
+    async def _claim_new(self, name: str, limit: int, skip: Mapping[str, float]) -> list[Claim]:
+        """Those that are not for us go behind the others, so that they do not hide them."""
         stream = self._prefix + name
-        found = await self.link.ask(
-            lambda client: client.xreadgroup(_GROUP, self._me, {stream: ">"}, count=limit)
-        )
-        return await self._begin(name, found[0][1] if found else [])
+        claims: list[Claim] = []
+        passed: set[bytes] = set()
+        for _ in range(_ROUNDS):
+            room = limit - len(claims)
+            found = await self._ask(
+                lambda client, n=room: client.xreadgroup(  # type: ignore[misc]  # a default binds it
+                    _GROUP, self._me, {stream: ">"}, count=n
+                )
+            )
+            entries = found[0][1] if found else []
+            full = [each for each in entries if each[1][b"t"].decode() in skip]
+            if full:
+                now = self._clock()
+                told = [
+                    part
+                    for entry, fields in full
+                    for part in (entry, fields[b"i"], now + skip[fields[b"t"].decode()])
+                ]
+                await self._run(_PASS, name, now, *told)
+            claims += await self._begin(name, [each for each in entries if each not in full])
+            ids = {fields[b"i"] for _, fields in full}
+            if not ids or len(claims) >= limit or ids & passed:
+                break
+            passed |= ids
+        return claims
 
     async def _claim_dead(self, name: str, limit: int, lease: float) -> list[Claim]:
         stream = self._prefix + name
-        found = await self.link.ask(
+        # A look goes through a few of those that are being run, and the next one goes on there.
+        found = await self._ask(
             lambda client: client.xautoclaim(
-                stream, _GROUP, self._me, int(lease * 1000), "0-0", count=limit
+                stream, _GROUP, self._me, int(lease * 1000), self._scanned[name], count=limit
             )
         )
+        self._scanned[name] = found[0]
         return await self._begin(name, found[1])
 
     async def _begin(
@@ -376,7 +482,7 @@ class RedisTasks:
                 pipeline.hget(f"{self._prefix}job:{claim.id}", "ends")
             return await pipeline.execute()
 
-        for claim, ends in zip(claims, await self.link.ask(look), strict=True):
+        for claim, ends in zip(claims, await self._ask(look), strict=True):
             claim.is_cancelled = claim.is_cancelled or ends is not None
 
     async def complete(self, claim: Claim, result: bytes | None, keep: float) -> bool:
@@ -398,17 +504,13 @@ class RedisTasks:
         found = await self._run(_CANCEL, claim.id, claim.token, self._clock(), max(int(keep), 1))
         return bool(found == b"cancelled")
 
-    async def give_back(self, claims: Sequence[Claim]) -> None:
+    async def give_back(self, claims: Sequence[Claim], error: str = "") -> None:
         now = self._clock()
         for claim in claims:
-            await self._run(_AGAIN, claim.id, claim.token, now, now, "", 0)
+            await self._run(_AGAIN, claim.id, claim.token, now, now, error[:4000], 0)
 
     async def progress(self, claim: Claim, said: dict[str, Any]) -> None:
-        await self.link.ask(
-            lambda client: client.hset(
-                f"{self._prefix}job:{claim.id}", "progress", json.dumps(said)
-            )
-        )
+        await self._run(_PROGRESS, claim.id, claim.token, json.dumps(said))
 
     async def wait(self, timeout: float) -> None:
         """Polling: a stream can be waited for, a job that becomes due cannot."""
@@ -417,7 +519,7 @@ class RedisTasks:
     # ---------------------------------------------------------------- asking
 
     async def get(self, id: str) -> JobRecord | None:
-        found: dict[bytes, bytes] = await self.link.ask(
+        found: dict[bytes, bytes] = await self._ask(
             lambda client: client.hgetall(f"{self._prefix}job:{id}")
         )
         return _record(id, found) if found.get(b"state") else None
@@ -429,13 +531,13 @@ class RedisTasks:
         found: list[JobRecord] = []
         for each in states:
             name = f"{self._prefix}in:{each}"
-            ids: list[bytes] = await self.link.ask(
+            ids: list[bytes] = await self._ask(
                 lambda client, n=name: client.zrevrange(n, 0, limit - 1)  # type: ignore[misc]  # a default binds it
             )
             for job in ids:
                 record = await self.get(job.decode())
                 if record is None:  # its result has expired
-                    await self.link.ask(lambda client, n=name, j=job: client.zrem(n, j))  # type: ignore[misc]  # defaults bind them
+                    await self._ask(lambda client, n=name, j=job: client.zrem(n, j))  # type: ignore[misc]  # defaults bind them
                 else:
                     found.append(record)
         return sorted(found, key=lambda record: record.id, reverse=True)[:limit]
@@ -455,7 +557,7 @@ class RedisTasks:
                 pipeline.zcard(f"{self._prefix}in:{each}")
             return await pipeline.execute()
 
-        return dict(zip(states, await self.link.ask(count), strict=True))
+        return dict(zip(states, await self._ask(count), strict=True))
 
     async def wait_job(self, id: str, timeout: float) -> JobRecord | None:
         loop = asyncio.get_running_loop()

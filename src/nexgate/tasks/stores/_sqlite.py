@@ -38,7 +38,7 @@ _JOBS: Final = """
         error TEXT NOT NULL DEFAULT '', progress TEXT, result BLOB, body BLOB NOT NULL
     ) WITHOUT ROWID
 """
-_READY: Final = "CREATE INDEX nexgate_jobs_ready ON nexgate_jobs (rank) WHERE state = 0"
+_READY: Final = "CREATE INDEX nexgate_jobs_ready ON nexgate_jobs (priority, rank) WHERE state = 0"
 _LEASED: Final = "CREATE INDEX nexgate_jobs_leased ON nexgate_jobs (until) WHERE state = 1"
 _KEYS: Final = "CREATE UNIQUE INDEX nexgate_jobs_key ON nexgate_jobs (key) WHERE key IS NOT NULL"
 _ENDED: Final = (
@@ -61,9 +61,33 @@ _INSERT: Final = (
 _COLUMNS: Final = (
     "id, task, state, priority, due, failures, created, begun, ended, key, error, progress"
 )
-_HEAD_START: Final = max(PRIORITIES.values())
+# Within a priority, the order of rank is that of the times at which jobs are due: what is due and
+# what comes next is found without reading those that wait for a later time. ``{others}``: tasks.
+_NEXT: Final = ", ".join(
+    f"(SELECT rank + {head} FROM nexgate_jobs WHERE state = 0 AND priority = '{priority}'"  # noqa: S608  # ours
+    " {others} ORDER BY rank LIMIT 1)"
+    for priority, head in PRIORITIES.items()
+)
+_LOOK: Final = (
+    "SELECT"  # noqa: S608  # ours
+    " (SELECT until FROM nexgate_jobs WHERE state = 1 {others} ORDER BY until LIMIT 1), " + _NEXT
+)
+_READY_OF_EACH: Final = " UNION ALL ".join(
+    "SELECT * FROM (SELECT id, rank FROM nexgate_jobs WHERE state = 0"  # noqa: S608  # ours
+    f" AND priority = '{priority}' AND rank <= :now - {head} {{others}} ORDER BY rank LIMIT :limit)"
+    for priority, head in PRIORITIES.items()
+)
+_DUE: Final = f"SELECT id FROM ({_READY_OF_EACH}) ORDER BY rank LIMIT :limit"  # noqa: S608  # ours
+_ORPHANS: Final = (
+    "SELECT id FROM nexgate_jobs WHERE state = 1 AND until <= :now {others} LIMIT :limit"
+)
+_CLEAN: Final = (
+    "DELETE FROM nexgate_jobs WHERE id IN (SELECT id FROM nexgate_jobs WHERE expires <= ? LIMIT ?)"
+)
+_OTHERS: Final = "AND task NOT IN (SELECT value FROM json_each(:skip))"
 _LONGEST_ERROR: Final = 4000
 _CLEAN_EVERY: Final = 30.0
+_CLEAN_AT_ONCE: Final = 1000
 _CHECK_EVERY: Final = 64
 
 
@@ -165,28 +189,31 @@ class SqliteTasks:
 
     # ---------------------------------------------------------------- working
 
-    async def claim(self, limit: int, lease: float, skip: Collection[str]) -> list[Claim]:
+    async def claim(
+        self, limit: int, lease: float, full: Collection[str], foreign: Collection[str] = ()
+    ) -> list[Claim]:
+        # These write, so they come before we look: what comes from then on is noticed.
+        if not 0 <= self._clock() - self._cleaned < _CLEAN_EVERY:
+            await self._clean()
         if not self._has_ballast:
             await self._take_ballast()
-        self._seen = self.database.version()  # before we look, so that nothing is missed
-        if not await self.database.read(self._is_work):
+        self._seen = self.database.version()
+        others = _OTHERS if full or foreign else ""
+        skipped = json.dumps([*full, *foreign])
+        if not await self.database.read(lambda connection: self._is_work(connection, skipped)):
             return []
         token = f"{id(self):x}.{time.monotonic_ns():x}"
-        skipped = json.dumps(sorted(skip))
 
         def work(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             now, lease_now = self._clock(), self._lease_clock()
+
+            def ids(query: str, at: float, most: int) -> list[tuple[str]]:
+                values = {"now": at, "limit": most, "skip": skipped}
+                return connection.execute(query.format(others=others), values).fetchall()
+
             # Those whose worker died come first: they have waited for a whole lease.
-            dead = connection.execute(
-                "SELECT id FROM nexgate_jobs WHERE state = 1 AND until <= ?"
-                " AND task NOT IN (SELECT value FROM json_each(?)) LIMIT ?",
-                (lease_now, skipped, limit),
-            ).fetchall()
-            ready = connection.execute(
-                "SELECT id FROM nexgate_jobs WHERE state = 0 AND rank <= ? AND due <= ?"
-                " AND task NOT IN (SELECT value FROM json_each(?)) ORDER BY rank LIMIT ?",
-                (now + _HEAD_START, now, skipped, limit - len(dead)),
-            ).fetchall()
+            dead = ids(_ORPHANS, lease_now, limit)
+            ready = ids(_DUE, now, limit - len(dead))
             found = json.dumps([row[0] for row in (*dead, *ready)])
             if found == "[]":
                 raise NothingToDo  # nothing is written, and nobody woken
@@ -224,27 +251,35 @@ class SqliteTasks:
             self._has_ballast = False
             return await self.database.write(work)
 
+    async def _clean(self) -> None:
+        """Forget those whose time is over. Done by claiming, so that a worker that is never idle
+        does it, too; a few at a time, so that it is short.
+        """
+        now = self._clock()
+        gone = 0
+        with contextlib.suppress(StoreFull):  # jobs that end make room, too
+            gone = await self._write_somehow(
+                lambda connection: connection.execute(_CLEAN, (now, _CLEAN_AT_ONCE)).rowcount
+            )
+        if gone < _CLEAN_AT_ONCE:  # else there are more
+            self._cleaned = now
+        self._has_ballast = False  # or another worker has used it
+
     async def _take_ballast(self) -> None:
         def load(connection: sqlite3.Connection) -> None:
-            if connection.execute("SELECT count(*) FROM nexgate_jobs_ballast").fetchone()[0]:
-                raise NothingToDo
-            connection.execute(_LOAD)
+            if not connection.execute("SELECT count(*) FROM nexgate_jobs_ballast").fetchone()[0]:
+                connection.execute(_LOAD)
 
-        with contextlib.suppress(NothingToDo, StoreFull):
+        with contextlib.suppress(StoreFull):
             await self.database.write(load)
             self._has_ballast = True
 
-    def _is_work(self, connection: sqlite3.Connection) -> bool:
+    def _is_work(self, connection: sqlite3.Connection, skipped: str) -> bool:
         """Whether something may be claimed; when not, ``_next_due`` is when."""
         now, lease_now = self._clock(), self._lease_clock()
-        until = connection.execute(
-            "SELECT min(until) FROM nexgate_jobs WHERE state = 1"
-        ).fetchone()[0]
-        due = connection.execute(
-            "SELECT min(due) FROM (SELECT due FROM nexgate_jobs WHERE state = 0"
-            " ORDER BY rank LIMIT 1000)"
-        ).fetchone()[0]
-        waits = [due - now] if due is not None else []
+        others = "" if skipped == "[]" else _OTHERS
+        until, *dues = connection.execute(_LOOK.format(others=others), {"skip": skipped}).fetchone()
+        waits = [due - now for due in dues if due is not None]
         waits += [until - lease_now] if until is not None else []
         self._next_due = min(waits, default=None)
         return self._next_due is not None and self._next_due <= 0
@@ -322,13 +357,15 @@ class SqliteTasks:
             claim, "state = 4, token = NULL, ended = ?, expires = ?", (now, now + keep)
         )
 
-    async def give_back(self, claims: Sequence[Claim]) -> None:
-        rows = [(claim.id, claim.token) for claim in claims]
+    async def give_back(self, claims: Sequence[Claim], error: str = "") -> None:
+        said = error[:_LONGEST_ERROR] or None
+        rows = [(said, claim.id, claim.token) for claim in claims]
         await self.database.write(
             lambda connection: (
                 connection.executemany(
                     "UPDATE nexgate_jobs SET state = 0, token = NULL, until = 0,"
-                    " claims = claims - 1 WHERE id = ? AND token = ? AND state = 1",
+                    " claims = claims - 1, error = ifnull(?, error)"
+                    " WHERE id = ? AND token = ? AND state = 1",
                     rows,
                 )
                 and None
@@ -339,19 +376,6 @@ class SqliteTasks:
         await self._settle(claim, "progress = ?", (json.dumps(said),))
 
     async def wait(self, timeout: float) -> None:
-        now = self._clock()
-        if now - self._cleaned > _CLEAN_EVERY or now < self._cleaned:
-            self._cleaned = now
-            await self.database.write(
-                lambda connection: (
-                    connection.execute("DELETE FROM nexgate_jobs WHERE expires <= ?", (now,))
-                    and None
-                )
-            )
-            self._has_ballast = False  # or another worker has used it
-            self._seen = None
-        if not self._has_ballast:
-            await self._take_ballast()
         if self._next_due is not None:
             timeout = min(timeout, max(self._next_due, 0.0))
         if timeout <= 0:
@@ -386,8 +410,8 @@ class SqliteTasks:
 
         def work(connection: sqlite3.Connection) -> int:
             return connection.execute(
-                "UPDATE nexgate_jobs SET state = 0, rank = ?1, due = ?1, failures = 0, claims = 0,"
-                " ended = NULL, expires = NULL, wants_end = 0, until = 0"
+                "UPDATE nexgate_jobs SET state = 0, rank = rank - due + ?1, due = ?1, failures = 0,"
+                " claims = 0, ended = NULL, expires = NULL, wants_end = 0, until = 0"
                 " WHERE state IN (3, 4) AND id IN (SELECT value FROM json_each(?2))",
                 (now, json.dumps(list(ids))),
             ).rowcount
