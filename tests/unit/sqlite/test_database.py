@@ -19,6 +19,7 @@ import pytest
 
 from nexgate.sqlite import (
     Database,
+    NothingToDo,
     Schema,
     StoreBusy,
     StoreDamaged,
@@ -392,7 +393,7 @@ async def test_one_statement_is_a_transaction_of_its_own(
         Database(path, SCHEMA, synchronous=synchronous, busy_timeout=0.05) as other,
     ):
         seen = database.version()
-        await database.execute(statement, (1,))
+        assert await database.execute(statement, (1,)) == 1
         assert await database.changed(seen, 5.0)
         assert await other.read(count) == 1
         blocker = sqlite3.connect(path, isolation_level=None)
@@ -403,3 +404,19 @@ async def test_one_statement_is_a_transaction_of_its_own(
         blocker.close()
         await other.execute(statement, (2,))
         assert await database.read(count) == 2
+        assert await database.execute("UPDATE rows SET b = 3") == 2
+
+
+async def test_who_waits_for_a_change_is_not_woken_by_a_look(
+    tmp_path: Path, synchronous: Synchronous
+) -> None:
+    def nothing(connection: sqlite3.Connection) -> None:
+        raise NothingToDo
+
+    async with Database(tmp_path / "rows.db", SCHEMA, synchronous=synchronous) as database:
+        seen = database.version()
+        with pytest.raises(NothingToDo):
+            await database.write(nothing)
+        assert not await database.changed(seen, 0.2)
+        await database.write(insert(1))
+        assert await database.changed(seen, 5.0)

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.state.servers import Valkey
 from tests.unit.tasks.queues import Clock, Make, opened
 
-from nexgate.tasks import NewJob, Priority, RedisTasks, SqliteTasks, TaskStore
+from nexgate.tasks import NewJob, Priority, QueueFull, RedisTasks, SqliteTasks, TaskStore
 from nexgate.tasks._store import PRIORITIES
 from nexgate.testing import wait_until
 
@@ -203,3 +203,32 @@ async def test_a_server_that_forgot_everything_is_worked_with_again() -> None:
                 assert await (await task.delay()).result(10) == 1
                 await queue.store.link.ask(lambda client: client.flushall())  # type: ignore[attr-defined]  # Redis's
                 assert await (await task.delay()).result(10) == 1
+
+
+async def test_ordering_and_passing_over_cost_the_same_with_many_that_wait(
+    tmp_path: Path,
+) -> None:
+    store = SqliteTasks(tmp_path / "jobs.db", synchronous="normal", max_pending=20_000)
+    await store.open()
+    steps = 0
+
+    def count_step() -> None:
+        nonlocal steps
+        steps += 1
+
+    for number in range(10_000):
+        await store.enqueue(new(f"j{number}"))
+    connection = store.database._usable()
+    connection.set_progress_handler(count_step, 100)
+    for number in range(1000):
+        await store.enqueue(new(f"k{number}"))
+    ordering, steps = steps, 0
+    assert await store.claim(8, 30.0, ("t",)) == []
+    connection.set_progress_handler(None, 0)
+    assert ordering < 3000  # hundreds of steps of SQLite's machine: one count, not one for each 64
+    assert steps < 1000  # some five for each that is passed over, and none reads its row
+    with pytest.raises(QueueFull, match="20000 jobs wait, 20000 may"):
+        for number in range(11_000):
+            await store.enqueue(new(f"l{number}"))
+    assert (await store.counts())["waiting"] == 20_000
+    await store.aclose()
