@@ -88,12 +88,8 @@ class TaskStore(Protocol):
     async def enqueue(self, job: NewJob) -> str:
         """Store it; its id, or that of the one with its key. Raises ``QueueFull``."""
 
-    async def claim(
-        self, limit: int, lease: float, full: Collection[str], foreign: Collection[str] = ()
-    ) -> list[Claim]:
-        """Jobs that are due, the first in rank first, none of the tasks in ``full``, of which no
-        more may run here now, nor of those in ``foreign``, which this worker does not have.
-        """
+    async def claim(self, limit: int, lease: float, skip: Collection[str]) -> list[Claim]:
+        """Jobs that are due, the first in rank first, none of the tasks in ``skip``."""
 
     async def extend(self, claims: Sequence[Claim], lease: float) -> None:
         """Keep them; sets ``is_lost`` and ``is_cancelled``."""

@@ -146,9 +146,8 @@ class Worker:
                 if room <= 0:
                     await self._room.wait()
                     continue
-                claims = await self._store.claim(
-                    room, self._queue.lease, self._full_tasks(), self._foreign_tasks()
-                )
+                skip = self._full_tasks() | self._foreign_tasks()
+                claims = await self._store.claim(room, self._queue.lease, skip)
                 if trouble:
                     _log.info("the queue is back")
                     trouble = 0

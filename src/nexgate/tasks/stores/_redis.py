@@ -1,9 +1,10 @@
 """Jobs in Redis or Valkey, for many machines.
 
-A job is a hash. Its id waits in the stream of its priority when it is due, and in a sorted set
-until then. Workers are one consumer group of the streams; what a worker that died had is claimed by
+A job is a hash. Its id waits in the stream of its task and priority when it is due, and in a sorted
+set until then. A worker reads the streams of the tasks that it has room for, so no job that is not
+for it is in its way. Workers are one consumer group; what a worker that died had is claimed by
 another when it has been idle for a lease. A token in the hash decides whose outcome counts. Every
-change is one script, so that a job is never in two places or in none.
+change is one script, so that a job is never in two places or in none, and so is a look for work.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, TypeVar
 
 from nexgate.redis_link import RedisError, RedisLink
@@ -24,33 +26,43 @@ __all__ = ["RedisTasks"]
 
 T = TypeVar("T")
 
-_STREAMS: Final = ("high", "normal", "low")
-_GROUP: Final = "workers"
-_POLL: Final = 0.1
+_PRIORITIES: Final = ("high", "normal", "low")
 _ORDERS: Final = tuple(
-    _STREAMS if turn % 4 else (("normal", "high", "low"), ("low", "normal", "high"))[turn // 4]
+    _PRIORITIES if turn % 4 else (("normal", "high", "low"), ("low", "normal", "high"))[turn // 4]
     for turn in range(8)
 )
-"""In which order looks go through the streams: now and then others begin, and are not starved."""
+"""In which order looks go through them: now and then others begin, and are not starved."""
 _CLEAN_AT_ONCE: Final = 256
-_FOREIGN: Final = 5.0
-"""Seconds after which a job whose task a worker does not have comes back to the streams."""
-_ROUNDS: Final = 32
-"""How often a look goes on when all it found were jobs of tasks that are full."""
 
 # ARGV[1] is the prefix everywhere.
 _COMMON: Final = """
 local p = ARGV[1]
-local function ready(id, priority)
-  local job = p .. 'job:' .. id
-  local task = redis.call('HGET', job, 'task')
-  redis.call('HSET', job, 'entry', redis.call('XADD', p .. priority, '*', 'i', id, 't', task))
+local priorities = {'high', 'normal', 'low'}
+local function stream(task, priority) return p .. 'of:' .. priority .. ':' .. task end
+local function groups(task)
+  for _, priority in ipairs(priorities) do
+    redis.pcall('XGROUP', 'CREATE', stream(task, priority), 'workers', '0', 'MKSTREAM')
+  end
+end
+local function wake(id) redis.call('XADD', p .. 'wake', 'MAXLEN', '1', '*', 'i', id) end
+local function later(id, at)
+  redis.call('ZADD', p .. 'delayed', at, id)
+  if redis.call('ZRANGE', p .. 'delayed', 0, 0)[1] == id then wake(id) end
+end
+local function ready(id)
+  local job = redis.call('HMGET', p .. 'job:' .. id, 'task', 'priority')
+  if not job[1] then return end
+  if redis.call('SADD', p .. 'tasks', job[1]) == 1 then groups(job[1]) end
+  redis.call('HSET', p .. 'job:' .. id, 'entry',
+    redis.call('XADD', stream(job[1], job[2]), '*', 'i', id))
+  wake(id)
 end
 local function clear(id)
-  local job = redis.call('HMGET', p .. 'job:' .. id, 'entry', 'priority')
+  local job = redis.call('HMGET', p .. 'job:' .. id, 'entry', 'task', 'priority')
   if job[1] then
-    redis.call('XACK', p .. job[2], 'workers', job[1])
-    redis.call('XDEL', p .. job[2], job[1])
+    local from = stream(job[2], job[3])
+    redis.call('XACK', from, 'workers', job[1])
+    redis.call('XDEL', from, job[1])
     redis.call('HDEL', p .. 'job:' .. id, 'entry')
   end
   redis.call('ZREM', p .. 'delayed', id)
@@ -89,66 +101,81 @@ redis.call('HSET', p .. 'job:' .. id, 'task', ARGV[3], 'body', ARGV[4], 'due', A
   'priority', ARGV[6], 'key', key, 'created', ARGV[8], 'failures', 0, 'claims', 0)
 into(id, 'waiting', ARGV[8])
 if tonumber(ARGV[5]) > tonumber(ARGV[8]) then
-  redis.call('ZADD', p .. 'delayed', ARGV[5], id)
+  later(id, ARGV[5])
 else
-  ready(id, ARGV[6])
+  ready(id)
 end
 return id
 """
 )
-# now, most; also forgets those whose hashes have expired
-_PROMOTE: Final = (
+# worker, token, now, room, at once, turn, the three priorities in order, lease in ms or 0 for no
+# look for the jobs of dead workers, tasks to pass over
+_CLAIM: Final = (
     _COMMON
     + """
-local ends = redis.call('ZRANGEBYSCORE', p .. 'ends', '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])
+local me, token, now, room = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local ends = redis.call('ZRANGEBYSCORE', p .. 'ends', '-inf', now, 'LIMIT', 0, ARGV[6])
 for _, id in ipairs(ends) do
   redis.call('ZREM', p .. 'ends', id)
   redis.call('ZREM', p .. 'in:done', id)
   redis.call('ZREM', p .. 'in:cancelled', id)
   redis.call('DEL', p .. 'job:' .. id)
 end
-local due = redis.call('ZRANGEBYSCORE', p .. 'delayed', '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])
+local due = redis.call('ZRANGEBYSCORE', p .. 'delayed', '-inf', now, 'LIMIT', 0, ARGV[6])
 for _, id in ipairs(due) do
   redis.call('ZREM', p .. 'delayed', id)
-  local priority = redis.call('HGET', p .. 'job:' .. id, 'priority')
-  if priority then ready(id, priority) end
+  ready(id)
 end
-return #due
-"""
-)
-# priority, entry, id, token, now
-_BEGIN: Final = (
-    _COMMON
-    + """
-local id, job = ARGV[4], p .. 'job:' .. ARGV[4]
-if redis.call('EXISTS', job) == 0 or redis.call('HGET', job, 'entry') ~= ARGV[3] then
-  redis.call('XACK', p .. ARGV[2], 'workers', ARGV[3])
-  redis.call('XDEL', p .. ARGV[2], ARGV[3])
-  return false
+local skip, tasks, claims = {}, {}, {}
+for at = 12, #ARGV do skip[ARGV[at]] = true end
+for _, task in ipairs(redis.call('SMEMBERS', p .. 'tasks')) do
+  if not skip[task] then tasks[#tasks + 1] = task end
 end
-into(id, 'running', ARGV[6])
-redis.call('HSET', job, 'token', ARGV[5], 'begun', ARGV[6])
-redis.call('HINCRBY', job, 'claims', 1)
-return redis.call('HMGET', job, 'task', 'body', 'failures', 'claims', 'ends')
-"""
-)
-# priority, now, then entry, id and time of each
-_PASS: Final = (
-    _COMMON
-    + """
-for at = 4, #ARGV, 3 do
-  local entry, id, time = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  redis.call('XACK', p .. ARGV[2], 'workers', entry)
-  redis.call('XDEL', p .. ARGV[2], entry)
-  if redis.call('HGET', p .. 'job:' .. id, 'entry') == entry then
-    if tonumber(time) > tonumber(ARGV[3]) then
-      redis.call('HDEL', p .. 'job:' .. id, 'entry')
-      redis.call('ZADD', p .. 'delayed', time, id)
-    else
-      ready(id, ARGV[2])
+table.sort(tasks)
+local function begin(from, found)
+  for _, each in ipairs(found) do
+    local entry, id = each and each[1], each and each[2] and each[2][2]
+    local job = id and p .. 'job:' .. id
+    if job and redis.call('HGET', job, 'entry') == entry then
+      into(id, 'running', now)
+      redis.call('HSET', job, 'token', token, 'begun', now)
+      redis.call('HINCRBY', job, 'claims', 1)
+      local said = redis.call('HMGET', job, 'task', 'body', 'failures', 'claims', 'ends')
+      claims[#claims + 1] = {id, said[1], said[2], said[3], said[4], said[5] and 1 or 0}
+    elseif entry then
+      redis.call('XACK', from, 'workers', entry)
+      redis.call('XDEL', from, entry)
     end
   end
 end
+-- The first task of a look is another each time: one with much to do leaves the others their turn.
+local function each_stream(use)
+  for place = 8, 10 do
+    for number = 1, #tasks do
+      if #claims >= room then return end
+      use(stream(tasks[(number + ARGV[7]) % #tasks + 1], ARGV[place]))
+    end
+  end
+end
+if tonumber(ARGV[11]) > 0 then
+  each_stream(function(from)
+    local cursor = '0-0'
+    repeat
+      local found = redis.call('XAUTOCLAIM', from, 'workers', me, ARGV[11], cursor,
+        'COUNT', room - #claims)
+      cursor = found[1]
+      begin(from, found[2])
+    until cursor == '0-0' or #claims >= room
+  end)
+end
+each_stream(function(from)
+  local found = redis.call('XREADGROUP', 'GROUP', 'workers', me, 'COUNT', room - #claims,
+    'STREAMS', from, '>')
+  if found then begin(from, found[1][2]) end
+end)
+local woken = redis.call('XREVRANGE', p .. 'wake', '+', '-', 'COUNT', 1)
+local soonest = redis.call('ZRANGE', p .. 'delayed', 0, 0, 'WITHSCORES')
+return {claims, woken[1] and woken[1][1] or '0-0', soonest[2] or ''}
 """
 )
 # worker, then id and token of each
@@ -159,9 +186,9 @@ local found = {}
 for at = 3, #ARGV, 2 do
   local id = ARGV[at]
   if mine(id, ARGV[at + 1]) then
-    local job = redis.call('HMGET', p .. 'job:' .. id, 'entry', 'priority', 'ends')
-    redis.call('XCLAIM', p .. job[2], 'workers', ARGV[2], 0, job[1], 'JUSTID')
-    found[#found + 1] = job[3] and 'ends' or 'kept'
+    local job = redis.call('HMGET', p .. 'job:' .. id, 'entry', 'task', 'priority', 'ends')
+    redis.call('XCLAIM', stream(job[2], job[3]), 'workers', ARGV[2], 0, job[1], 'JUSTID')
+    found[#found + 1] = job[4] and 'ends' or 'kept'
   else
     found[#found + 1] = 'lost'
   end
@@ -207,9 +234,9 @@ end
 if ARGV[6] ~= '' then redis.call('HSET', job, 'error', ARGV[6]) end
 if tonumber(ARGV[4]) > tonumber(ARGV[5]) then
   redis.call('HSET', job, 'due', ARGV[4])
-  redis.call('ZADD', p .. 'delayed', ARGV[4], id)
+  later(id, ARGV[4])
 else
-  ready(id, redis.call('HGET', job, 'priority'))
+  ready(id)
 end
 return 1
 """
@@ -262,7 +289,7 @@ if key ~= '' then redis.call('PERSIST', p .. 'key:' .. key) end
 redis.call('HDEL', job, 'ends', 'ended', 'token')
 redis.call('HSET', job, 'failures', 0, 'claims', 0, 'due', ARGV[3])
 into(id, 'waiting', ARGV[3])
-ready(id, redis.call('HGET', job, 'priority'))
+ready(id)
 return 1
 """
 )
@@ -290,6 +317,29 @@ return 1
 """
 )
 
+# no arguments
+_OPEN: Final = (
+    _COMMON
+    + """
+for _, task in ipairs(redis.call('SMEMBERS', p .. 'tasks')) do groups(task) end
+"""
+)
+# worker; one that has something keeps its name, because with it goes what it has
+_LEAVE: Final = (
+    _COMMON
+    + """
+for _, task in ipairs(redis.call('SMEMBERS', p .. 'tasks')) do
+  for _, priority in ipairs(priorities) do
+    local from = stream(task, priority)
+    local has = redis.pcall('XPENDING', from, 'workers', '-', '+', 1, ARGV[2])
+    if not has.err and #has == 0 then
+      redis.pcall('XGROUP', 'DELCONSUMER', from, 'workers', ARGV[2])
+    end
+  end
+end
+"""
+)
+
 
 class RedisTasks:
     """Jobs at ``url`` (``redis://``, ``rediss://``, ``valkey://``, ``unix://``). Needs
@@ -312,35 +362,24 @@ class RedisTasks:
         self._me = f"{id(self):x}-{time.time_ns():x}"
         self._turn = 0
         self._is_open = False
-        self._scanned: dict[str, Any] = dict.fromkeys(_STREAMS, "0-0")
+        self._searched = -math.inf
+        self._woken = b"0-0"
+        self._due: float | None = None
 
     async def open(self) -> None:
-        for name in _STREAMS:
-            try:
-                await self.link.ask(
-                    lambda client, n=name: client.xgroup_create(  # type: ignore[misc]  # a default binds it
-                        self._prefix + n, _GROUP, id="0", mkstream=True
-                    )
-                )
-            except RedisError as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
         self._is_open = True
+        try:
+            await self._run(_OPEN)
+        except BaseException:
+            self._is_open = False
+            raise
 
     async def aclose(self) -> None:
-        was_open, self._is_open = self._is_open, False
-        if was_open:
+        if self._is_open:
             with contextlib.suppress(RedisError):  # an idle consumer is a name, no more
-                for name in _STREAMS:
-                    await self._leave(self._prefix + name)
+                await self._run(_LEAVE, self._me)
+        self._is_open = False
         await self.link.aclose()
-
-    async def _leave(self, stream: str) -> None:
-        pending = await self.link.ask(
-            lambda client: client.xpending_range(stream, _GROUP, "-", "+", 1, self._me)
-        )
-        if not pending:  # deleting a consumer forgets what it has
-            await self.link.ask(lambda client: client.xgroup_delconsumer(stream, _GROUP, self._me))
 
     async def _ask(self, question: Callable[[Any], Awaitable[T]]) -> T:
         self._check_open()
@@ -376,90 +415,34 @@ class RedisTasks:
 
     # ---------------------------------------------------------------- working
 
-    async def claim(
-        self, limit: int, lease: float, full: Collection[str], foreign: Collection[str] = ()
-    ) -> list[Claim]:
-        # What is full has room in a moment; what is foreign may be so for ever.
-        skip = {**dict.fromkeys(full, 0.0), **dict.fromkeys(foreign, _FOREIGN)}
+    async def claim(self, limit: int, lease: float, skip: Collection[str]) -> list[Claim]:
         try:
             return await self._claim(limit, lease, skip)
         except RedisError as error:
             if "NOGROUP" not in str(error):
                 raise
-            await self.open()  # the server has forgotten everything
+            await self.open()  # the server has lost some of it
             return await self._claim(limit, lease, skip)
 
-    async def _claim(self, limit: int, lease: float, skip: Mapping[str, float]) -> list[Claim]:
-        await self._run(_PROMOTE, self._clock(), _CLEAN_AT_ONCE)
+    async def _claim(self, limit: int, lease: float, skip: Collection[str]) -> list[Claim]:
         self._turn += 1
-        order = _ORDERS[self._turn % len(_ORDERS)]
-        claims: list[Claim] = []
-        for name in order:
-            if len(claims) < limit:
-                claims += await self._claim_dead(name, limit - len(claims), lease)
-        for name in order:
-            if len(claims) < limit:
-                claims += await self._claim_new(name, limit - len(claims), skip)
-        given = [claim for claim in claims if claim.task in skip]
-        if given:
-            await self.give_back(given)
-        return [claim for claim in claims if claim.task not in skip]
-
-    async def _claim_new(self, name: str, limit: int, skip: Mapping[str, float]) -> list[Claim]:
-        """Those that are not for us go behind the others, so that they do not hide them."""
-        stream = self._prefix + name
-        claims: list[Claim] = []
-        passed: set[bytes] = set()
-        for _ in range(_ROUNDS):
-            room = limit - len(claims)
-            found = await self._ask(
-                lambda client, n=room: client.xreadgroup(  # type: ignore[misc]  # a default binds it
-                    _GROUP, self._me, {stream: ">"}, count=n
-                )
-            )
-            entries = found[0][1] if found else []
-            full = [each for each in entries if each[1][b"t"].decode() in skip]
-            if full:
-                now = self._clock()
-                told = [
-                    part
-                    for entry, fields in full
-                    for part in (entry, fields[b"i"], now + skip[fields[b"t"].decode()])
-                ]
-                await self._run(_PASS, name, now, *told)
-            claims += await self._begin(name, [each for each in entries if each not in full])
-            ids = {fields[b"i"] for _, fields in full}
-            if not ids or len(claims) >= limit or ids & passed:
-                break
-            passed |= ids
-        return claims
-
-    async def _claim_dead(self, name: str, limit: int, lease: float) -> list[Claim]:
-        stream = self._prefix + name
-        # A look goes through a few of those that are being run, and the next one goes on there.
-        found = await self._ask(
-            lambda client: client.xautoclaim(
-                stream, _GROUP, self._me, int(lease * 1000), self._scanned[name], count=limit
-            )
+        token = f"{self._me}.{self._turn:x}"
+        began = time.monotonic()
+        is_search = began - self._searched >= lease / 4
+        found, self._woken, due = await self._run(
+            _CLAIM,
+            *(self._me, token, self._clock(), limit, _CLEAN_AT_ONCE, self._turn),
+            *_ORDERS[self._turn % len(_ORDERS)],
+            int(lease * 1000) if is_search else 0,
+            *skip,
         )
-        self._scanned[name] = found[0]
-        return await self._begin(name, found[1])
-
-    async def _begin(
-        self, name: str, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]
-    ) -> list[Claim]:
+        if is_search and len(found) < limit:  # else there may be more
+            self._searched = began
+        self._due = float(due) if due else None
         claims: list[Claim] = []
-        for entry, fields in entries:
-            if not fields:
-                continue
-            job = fields[b"i"].decode()
-            token = f"{self._me}.{time.monotonic_ns():x}"
-            found = await self._run(_BEGIN, name, entry, job, token, self._clock())
-            if found is None:
-                continue
-            task, body, failures, count, ends = found
+        for job, task, body, failures, count, ends in found:
             claim = Claim(
-                job, task.decode(), body, int(failures), token, is_cancelled=ends is not None
+                job.decode(), task.decode(), body, int(failures), token, is_cancelled=bool(ends)
             )
             if int(count) > MOST_CLAIMS:
                 await self.bury(claim, f"{MOST_CLAIMS} workers died while they ran it")
@@ -513,8 +496,16 @@ class RedisTasks:
         await self._run(_PROGRESS, claim.id, claim.token, json.dumps(said))
 
     async def wait(self, timeout: float) -> None:
-        """Polling: a stream can be waited for, a job that becomes due cannot."""
-        await asyncio.sleep(min(timeout, _POLL))
+        if self._due is not None:
+            timeout = min(timeout, max(self._due - self._clock(), 0.0))
+        block = math.ceil(timeout * 1000)
+        if block <= 0:
+            return
+        self._check_open()
+        await self.link.ask(
+            lambda client: client.xread({f"{self._prefix}wake": self._woken}, block=block),
+            wait=timeout,
+        )
 
     # ---------------------------------------------------------------- asking
 

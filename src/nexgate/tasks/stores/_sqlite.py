@@ -203,16 +203,14 @@ class SqliteTasks:
 
     # ---------------------------------------------------------------- working
 
-    async def claim(
-        self, limit: int, lease: float, full: Collection[str], foreign: Collection[str] = ()
-    ) -> list[Claim]:
+    async def claim(self, limit: int, lease: float, skip: Collection[str]) -> list[Claim]:
         # These write, so they come before we look: what comes from then on is noticed.
         if not 0 <= self._clock() - self._cleaned < _CLEAN_EVERY:
             await self._clean()
         if not self._has_ballast:
             await self._take_ballast()
         self._seen = self.database.version()
-        skipped = {f"task{number}": task for number, task in enumerate((*full, *foreign))}
+        skipped = {f"task{number}": task for number, task in enumerate(skip)}
         # One by one: SQLite compares texts several times faster than it looks into a list.
         others = "".join(f" AND task <> :{name}" for name in skipped)
         if not await self.database.read(
