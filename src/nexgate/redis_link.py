@@ -39,10 +39,13 @@ class RedisUnavailable(RedisError):
 class RedisLink:
     """Connections are made at first use and belong to one event loop; ``aclose`` ends them.
 
-    No operation takes longer than ``timeout`` seconds, but for those that wait on purpose.
+    No operation takes longer than ``timeout`` seconds, but for those that wait on purpose. More
+    than ``at_once`` of them wait for their turn, for ``patience`` seconds.
     """
 
-    def __init__(self, url: str, *, timeout: float = 2.0, max_connections: int = 32) -> None:
+    def __init__(
+        self, url: str, *, timeout: float = 2.0, at_once: int = 32, patience: float = 30.0
+    ) -> None:
         try:
             import redis.asyncio
             import redis.backoff
@@ -56,7 +59,9 @@ class RedisLink:
         self.place = without_credentials(self._url)
         """Where it is, for people."""
         self._timeout = timeout
-        self._max_connections = max_connections
+        self._patience = patience
+        self._at_once = at_once
+        self._turns = asyncio.Semaphore(at_once)
         self._client: Any = None
         self._scripts: dict[str, Any] = {}
 
@@ -65,10 +70,8 @@ class RedisLink:
         """The client of redis-py: its calls are made within ``ask``."""
         if self._client is None:
             asyncio_redis = self._redis.asyncio
-            pool = asyncio_redis.BlockingConnectionPool.from_url(
-                self._url,
-                max_connections=self._max_connections,
-                timeout=self._timeout,
+            pool = asyncio_redis.ConnectionPool.from_url(
+                self._url,  # as many as have their turn, and those that wait on purpose
                 socket_timeout=None,  # some wait on purpose; ``ask`` has the limit
                 socket_connect_timeout=self._timeout,
                 retry=asyncio_redis.retry.Retry(self._redis.backoff.NoBackoff(), 0),
@@ -81,6 +84,23 @@ class RedisLink:
         """``question(client)``. ``wait``: seconds that the answer takes on purpose. Raises
         ``RedisUnavailable`` and ``RedisError``.
         """
+        if wait:
+            return await self._asked(question, wait)
+        if self._turns.locked():
+            try:
+                async with asyncio.timeout(self._patience):
+                    await self._turns.acquire()
+            except TimeoutError:
+                why = f"no turn within {self._patience:g}s"
+                raise RedisUnavailable(f"{self.place}: {why}") from None
+        else:
+            await self._turns.acquire()
+        try:
+            return await self._asked(question, wait)
+        finally:
+            self._turns.release()
+
+    async def _asked(self, question: Callable[[Any], Awaitable[T]], wait: float) -> T:
         errors = self._redis.exceptions
         try:
             async with asyncio.timeout(self._timeout + wait):
@@ -111,6 +131,7 @@ class RedisLink:
         """Close the connections."""
         client, self._client = self._client, None
         self._scripts.clear()
+        self._turns = asyncio.Semaphore(self._at_once)  # who opens it again may have another loop
         if client is not None:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(self._timeout):

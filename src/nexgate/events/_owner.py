@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._errors import EventError
+
 if TYPE_CHECKING:
     from ._bus import EventBus
     from ._subscription import Subscription
@@ -21,11 +23,14 @@ class BusOwner:
         self._bus = bus
         self.name = name
         self._mine: list[Subscription] = []
+        self._is_over = False
 
     def subscribe(
         self, topic: Any, handler: Callable[..., Any] | None = None, **options: Any
     ) -> Any:
-        """As ``EventBus.subscribe``."""
+        """As ``EventBus.subscribe``. Raises ``EventError`` after the end: nobody would end it."""
+        if self._is_over:
+            raise EventError(f"{self.name} has ended, and hears of nothing any more")
         if handler is None:
 
             def decorate(function: F) -> F:
@@ -45,6 +50,7 @@ class BusOwner:
 
     def cancel(self) -> None:
         """End all of them; what is being handled goes on."""
+        self._is_over = True
         for each in self._mine:
             each.cancel()
 

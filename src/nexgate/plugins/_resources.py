@@ -32,12 +32,8 @@ class StagedBus:
     def subscribe(
         self, topic: Any, handler: Callable[..., Any] | None = None, **options: Any
     ) -> Any:
-        """As ``EventBus.subscribe``. Raises ``RuntimeError`` when the plugin has ended: nobody
-        would end the subscription.
-        """
-        if self._is_over:
-            raise RuntimeError("the plugin has ended and hears of nothing any more")
-        if self._waiting is None:
+        """As ``BusOwner.subscribe``."""
+        if self._waiting is None or self._is_over:
             return self._bus.subscribe(topic, handler, **options)
         if handler is None:
             return lambda function: self.subscribe(topic, function, **options) and function
@@ -53,7 +49,10 @@ class StagedBus:
         """Make the subscriptions that wait, in their order."""
         waiting, self._waiting = self._waiting or [], None
         for later in waiting:
-            later.begin(self._bus)
+            try:
+                later.begin(self._bus)
+            except Exception:  # two handlers of one name and inbox: alone, each was fine
+                _log.exception("a plugin's handler is not subscribed")
 
     def deactivate(self) -> None:
         """End all of them."""

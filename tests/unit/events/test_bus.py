@@ -684,6 +684,9 @@ async def test_an_owners_subscriptions_end_together_after_what_is_under_way(bus:
     await closing
     await publishing
     assert told == ["other", "slow"]
+    with pytest.raises(EventError, match="plugin x has ended"):
+        owner.subscribe("a", slow)
+    assert bus.statistics().subscriptions == 1
 
 
 async def test_what_was_published_can_be_recorded_and_replayed(bus: EventBus) -> None:

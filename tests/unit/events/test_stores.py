@@ -926,6 +926,34 @@ async def test_events_behind_a_key_that_is_retried_do_not_stop_the_others(
     assert heard == {"up": list(range(100)), "down": list(range(1000))}
 
 
+async def test_a_server_that_lost_everything_is_worked_with_again(valkey: Valkey) -> None:
+    heard: list[int] = []
+    store = RedisStreams(valkey.url, prefix="lost", partitions=2)
+    async with running(store) as bus:
+        options = DurableOptions(lease=0.5)
+        bus.subscribe("a", lambda e: heard.append(e.data), group="g", durable=options)
+        await bus.start()
+        await wait_until(lambda: _joined(bus))
+        await bus.publish(Event("a", 0))
+        await wait_until(lambda: heard == [0], 20)
+        await store.link.ask(lambda client: client.flushall())
+        for number in range(1, 5):
+            await bus.publish(Event("a", number, key=str(number)))
+        await wait_until(lambda: sorted(heard) == [0, 1, 2, 3, 4], 20)
+
+
+async def test_ten_thousand_at_once_take_their_turns(valkey: Valkey) -> None:
+    store = RedisStreams(valkey.url, prefix="crowd", partitions=4)
+    await store.open()
+    await store.join("g", ["**"], DurableOptions())
+    await asyncio.gather(*(store.append([Event("a", number)]) for number in range(10_000)))
+    (group,) = await store.groups()
+    assert group.waiting == 10_000
+    clients = await store.link.ask(lambda client: client.info("clients"))
+    assert clients["connected_clients"] < 60
+    await store.aclose()
+
+
 async def test_a_busy_partition_leaves_the_others_their_turn(valkey: Valkey) -> None:
     store = RedisStreams(valkey.url, prefix="turns", partitions=2)
     await store.open()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nexgate.events import Event, EventBus
+from nexgate.events import Event, EventBus, EventError
 from nexgate.plugins import Plugin, PluginError, PluginManager
 from nexgate.testing import wait_until
 
@@ -231,7 +231,7 @@ async def test_after_its_end_a_plugin_subscribes_to_nothing() -> None:
     manager.register("p", plugin)
     await manager.initialize()
     await manager.cleanup()
-    with pytest.raises(RuntimeError, match="the plugin has ended"):
+    with pytest.raises(EventError, match="plugin p has ended"):
         plugin.hears.subscribe("a.b", print)
     assert bus.statistics().subscriptions == 0
 

@@ -150,7 +150,11 @@ class RedisStreams(LetterStream):
         if known is not None:
             known.matches = matches
             return
-        start = "0" if options.start == "beginning" else "$"
+        await self._begin(group, "0" if options.start == "beginning" else "$")
+        await self.link.ask(lambda client: client.sadd(f"{self._prefix}:groups", group))
+        self._groups[group] = _Group(group, matches, options.lease)
+
+    async def _begin(self, group: str, start: str) -> None:
         for number in range(self._partitions):
             try:
                 await self.link.ask(
@@ -161,8 +165,6 @@ class RedisStreams(LetterStream):
             except RedisError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
-        await self.link.ask(lambda client: client.sadd(f"{self._prefix}:groups", group))
-        self._groups[group] = _Group(group, matches, options.lease)
 
     async def leave(self, group: str) -> None:
         self._groups.pop(group, None)
@@ -332,6 +334,17 @@ class RedisStreams(LetterStream):
     # ---------------------------------------------------------------- claiming
 
     async def claim(self, group: str, limit: int, lease: float) -> list[Claim]:
+        try:
+            return await self._claim(group, limit)
+        except RedisError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            # The server has lost it. What was published since is the group's.
+            await self._begin(group, "0")
+            await self.link.ask(lambda client: client.sadd(f"{self._prefix}:groups", group))
+            return await self._claim(group, limit)
+
+    async def _claim(self, group: str, limit: int) -> list[Claim]:
         known = self._groups[group]
         known.changed.clear()  # before we look: what changes from here on is noticed by ``wait``
         await self._hold(known)
