@@ -23,7 +23,7 @@ def what_it_says(*argv: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, *argv], cwd=FOLDER.parent, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
 
 

@@ -22,6 +22,7 @@ __all__ = ["run"]
 
 _CLIENTS = 8
 _PATHS = ("/users/1", "/ratings")
+_FAILURES = (OSError, http.client.HTTPException)
 
 
 class _Load:
@@ -51,7 +52,7 @@ class _Load:
                 connection.request("GET", path)
                 response = connection.getresponse()
                 body = response.read()
-            except (OSError, http.client.HTTPException) as error:
+            except _FAILURES as error:
                 connection.close()
                 with self._lock:
                     self.failed[type(error).__name__] += 1
@@ -119,7 +120,19 @@ class _Drill:
             gateway = start("nexgate", "run", str(file), "--no-reload", env=self.env, stderr=log)
         self.children.append(gateway)
         listening = [self.users_ports[0], self.ratings_port, int(self.env["PORT_YESTERDAY"])]
-        return all(wait_for(p, self.children) for p in [*listening, self.port])
+        return all(wait_for(p, self.children) for p in [*listening, self.port]) and self.is_found()
+
+    def is_found(self, seconds: float = 15.0) -> bool:
+        """Whether the gateway has heard of users: until it has, it says 503, as it should."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+            with contextlib.closing(connection), contextlib.suppress(*_FAILURES):
+                connection.request("GET", _PATHS[0])
+                if connection.getresponse().status == 200:
+                    return True
+            time.sleep(0.05)
+        return False
 
     def mood(self, word: str) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.ratings_port, timeout=5)

@@ -102,10 +102,17 @@ def _attributes(event: Event) -> dict[str, Any]:
             "time": event.time_text,
             "datacontenttype": "application/json",
         }
-        for ours, theirs in _ATTRIBUTES.items():
-            value = getattr(event, ours)
-            if value is not None:
-                found[theirs] = value
+        # Spelled out: this is half of what publishing costs before it is written.
+        if (value := event.key) is not None:
+            found["partitionkey"] = value
+        if (value := event.subject) is not None:
+            found["subject"] = value
+        if (value := event.correlation) is not None:
+            found["correlationid"] = value
+        if (value := event.causation) is not None:
+            found["causationid"] = value
+        if (value := event.traceparent) is not None:
+            found["traceparent"] = value
         if not _is_harmless(found.values()):
             for name, value in found.items():
                 _checked(name, value)

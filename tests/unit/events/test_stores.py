@@ -817,6 +817,24 @@ async def test_a_claim_costs_the_same_whatever_waits_behind_keys_that_are_not_fr
     await store.aclose()
 
 
+async def test_an_append_costs_the_same_however_many_wait(tmp_path: Path) -> None:
+    store = SqliteOutbox(tmp_path / "e.db")
+    await store.open()
+    await store.append([Event("a", number) for number in range(20_000)])
+    steps = 0
+
+    def count_step() -> None:
+        nonlocal steps
+        steps += 1
+
+    store.database._usable().set_progress_handler(count_step, 100)
+    for number in range(200):
+        await store.append([Event("a", number)])
+    store.database._usable().set_progress_handler(None, 0)
+    assert steps < 200  # hundreds of steps of SQLite's machine
+    await store.aclose()
+
+
 async def test_ids_are_remembered_after_their_events_are_deleted(tmp_path: Path) -> None:
     heard: list[int] = []
     store = SqliteOutbox(tmp_path / "e.db")

@@ -100,7 +100,9 @@ class SqliteOutbox:
     async def _check_backlog(self, most: int) -> None:
         def waiting(connection: sqlite3.Connection) -> int:
             first, last = connection.execute(
-                "SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM nexgate_events"
+                # Both in one would read the whole table.
+                "SELECT coalesce((SELECT min(seq) FROM nexgate_events), 0),"
+                " coalesce((SELECT max(seq) FROM nexgate_events), 0)"
             ).fetchone()
             return int(last) - int(first)
 
