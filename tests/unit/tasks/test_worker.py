@@ -194,11 +194,11 @@ class Slow(SqliteTasks):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.asked = 0
+        self.was_asked = asyncio.Event()
 
     async def complete(self, claim: Claim, result: bytes | None, keep: float) -> bool:
-        self.asked += 1
-        if self.asked == 1:
+        if not self.was_asked.is_set():
+            self.was_asked.set()
             raise StoreBusy("once")
         return await super().complete(claim, result, keep)
 
@@ -212,7 +212,7 @@ async def test_an_outcome_that_is_being_told_is_told_also_when_the_worker_ends(
         task = queue.task(lambda: ran.append(1), name="work")
         job = await task.delay()
         async with queue.running() as worker:
-            await wait_until(lambda: store.asked == 1)
+            await asyncio.wait_for(store.was_asked.wait(), 10)
             worker.stop(0.0)
         assert await job.status() == "done"
     assert ran == [1]
