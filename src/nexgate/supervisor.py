@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from nexgate.config import InvalidConfig, Overrides
+from nexgate.config import InvalidConfig, Overrides, Stamp, stamp
 from nexgate.errors import ConfigError
 from nexgate.observability import configure_logging
 from nexgate.state import forget_dead
@@ -122,7 +122,7 @@ class _Supervisor:
         self.stop_at = 0.0
         self.restart_at: list[float] = []
         self.backoff = 0.0
-        self.seen: dict[str, tuple[int, ...]] = {}
+        self.seen: dict[str, Stamp] = {}
         self.next_watch = 0.0
         self.is_settling = False
         self.announced = False
@@ -597,14 +597,12 @@ class _Supervisor:
         of mounted configuration maps, which notification does not.
         """
         assert self.facts is not None
-        seen: dict[str, tuple[int, ...]] = {}
+        seen: dict[str, Stamp] = {}
         for name in [str(self.path), *self.facts.files]:
             try:
-                found = Path(name).stat()
+                seen[name] = stamp(name)
             except OSError:
                 seen[name] = self.seen.get(name, ())  # between two halves of a replacement
-            else:
-                seen[name] = (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
         changed = bool(self.seen) and seen != self.seen
         self.seen = seen
         return changed

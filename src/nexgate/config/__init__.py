@@ -48,6 +48,7 @@ from .quantities import (
 from .secret import SecretText
 from .section import Finding, Section, attempt, findings, peek, wrong
 from .shapes import OneOrMany, Short
+from .stamps import Stamp, stamp
 from .statuses import parse_status_range
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "Size",
     "SizeLimit",
     "Span",
+    "Stamp",
     "Timeout",
     "Token",
     "attempt",
@@ -110,6 +112,7 @@ __all__ = [
     "render",
     "size",
     "spans",
+    "stamp",
     "unquoted",
     "wrong",
 ]

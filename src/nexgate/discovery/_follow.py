@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, Self
 
+from nexgate.cancellation import is_cancelled
 from nexgate.discovery._instance import Instances, ServiceInstance
 from nexgate.discovery._provider import Provider, Reporting
 from nexgate.errors import NexgateError
@@ -118,8 +119,7 @@ class Followed:
                         self._take(instances)
                 error = "it has ended"
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if is_cancelled():
                     raise
                 error = "it cancelled itself"  # a defect of the provider, and no end of ours
             except (NexgateError, OSError) as failure:

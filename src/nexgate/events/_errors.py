@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from nexgate.cancellation import is_cancelled
 from nexgate.errors import NexgateError
 
 from ._event import Event
@@ -42,12 +43,10 @@ def failure_of(error: BaseException) -> Exception:
     """
     if isinstance(error, Exception):
         return error
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        if task is None or not task.cancelling():
-            made = HandlerCancelled("something that it awaited was cancelled")
-            made.__cause__ = error
-            return made
+    if isinstance(error, asyncio.CancelledError) and not is_cancelled():
+        made = HandlerCancelled("something that it awaited was cancelled")
+        made.__cause__ = error
+        return made
     raise error
 
 

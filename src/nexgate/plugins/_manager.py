@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from nexgate.config import did_you_mean
+from nexgate.config import did_you_mean, stamp
 
 from ._discovery import in_folder, in_package, installed
 from ._errors import PluginConfigError, PluginError
@@ -32,7 +32,7 @@ from ._plan import PluginPlan
 from ._plugin import Plugin
 from ._program import Program
 from ._running import Running, to_the_end
-from ._source import Source, stamp
+from ._source import Source
 
 if TYPE_CHECKING:
     from nexgate.di import Container

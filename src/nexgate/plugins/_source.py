@@ -24,19 +24,10 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Final
 
-__all__ = ["Source", "forget", "is_within", "stamp"]
+__all__ = ["Source", "forget", "is_within"]
 
 _PREFIX: Final = "_nexgate_plugin_"
 _numbers = itertools.count(1)
-
-Stamp = tuple[int, int, int, int]
-
-
-def stamp(path: str | Path) -> Stamp:
-    """Equal to itself as long as nobody replaces or writes the file. Raises ``OSError``."""
-    found = Path(path).stat()
-    # Tools that copy files set the time of modification, but nobody sets that of the change.
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 class _TextLoader(importlib.machinery.SourceFileLoader):

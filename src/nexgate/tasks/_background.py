@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, ParamSpec, TypeVar
 
+from nexgate.cancellation import is_cancelled
+
 __all__ = ["BackgroundTasks", "current_background"]
 
 P = ParamSpec("P")
@@ -75,8 +77,7 @@ class BackgroundTasks:
             try:
                 await function()
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if is_cancelled():
                     raise
                 # Nobody wants our end: something that it waited for was cancelled.
                 _log.exception("background task %s failed", function.__qualname__)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
+from nexgate.cancellation import is_cancelled
 from nexgate.errors import NexgateError
 from nexgate.resilience import Backoff
 
@@ -88,7 +89,7 @@ class SupervisedTask:
                 if inspect.isawaitable(result):
                     result = await result
             except asyncio.CancelledError as error:
-                if self._is_cancelled():
+                if is_cancelled():
                     self.state = "cancelled"
                     raise
                 # Nobody wanted its end: something that it waited for was cancelled.
@@ -102,17 +103,12 @@ class SupervisedTask:
                     return None
             else:
                 in_a_row = 0
-                if self._restart != "always" or self._is_cancelled():
+                if self._restart != "always" or is_cancelled():
                     self.state = "ended"
                     return result
             self.state = "waiting"
             # Also one that ends at once, and is to be started always, must not spin.
             await asyncio.sleep(self._backoff.delay(max(in_a_row, 1), random.random))
-
-    def _is_cancelled(self) -> bool:
-        """Whether its end is wanted, whatever it makes of that."""
-        task = asyncio.current_task()
-        return task is not None and task.cancelling() > 0
 
     def _failed(self, error: Exception) -> bool:
         """Take note; tells whether it is started again."""
@@ -121,7 +117,7 @@ class SupervisedTask:
         now = time.monotonic()
         self._recent.append(now)
         many = len(self._recent) == self._max_restarts and now - self._recent[0] < _WELL
-        again = self._restart != "never" and not many and not self._is_cancelled()
+        again = self._restart != "never" and not many and not is_cancelled()
         self._supervisor._failed(self, error, again=again)
         if not again:
             self.state = "failed"

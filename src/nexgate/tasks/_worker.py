@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from pydantic_core import to_json
 
+from nexgate.cancellation import is_cancelled
 from nexgate.errors import NexgateError
 from nexgate.resilience import Backoff
 
@@ -268,10 +269,8 @@ class Worker:
         anything because of it; one that nobody cancelled may raise ``CancelledError``.
         """
         if not is_interrupted:
-            task = asyncio.current_task()
-            if isinstance(raised, asyncio.CancelledError) and task is not None:
-                if task.cancelling():  # the program ends, and not by ``stop``
-                    raise raised
+            if isinstance(raised, asyncio.CancelledError) and is_cancelled():
+                raise raised  # the program ends, and not by ``stop``
             await self._ask_ends([claim])
         if claim.is_lost:
             self.statistics.lost += 1
