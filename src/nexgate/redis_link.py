@@ -86,15 +86,12 @@ class RedisLink:
         """
         if wait:
             return await self._asked(question, wait)
-        if self._turns.locked():
-            try:
-                async with asyncio.timeout(self._patience):
-                    await self._turns.acquire()
-            except TimeoutError:
-                why = f"no turn within {self._patience:g}s"
-                raise RedisUnavailable(f"{self.place}: {why}") from None
-        else:
-            await self._turns.acquire()
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._turns.acquire()
+        except TimeoutError:
+            why = f"no turn within {self._patience:g}s"
+            raise RedisUnavailable(f"{self.place}: {why}") from None
         try:
             return await self._asked(question, wait)
         finally:

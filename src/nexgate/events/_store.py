@@ -14,7 +14,15 @@ from nexgate.resilience import Backoff
 from ._cloudevents import InvalidCloudEvent, decode
 from ._event import Event
 
-__all__ = ["Claim", "Dead", "DurableOptions", "EventStore", "GroupStatus", "partition_of"]
+__all__ = [
+    "Claim",
+    "Dead",
+    "DurableOptions",
+    "EventStore",
+    "GroupStatus",
+    "event_in",
+    "partition_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +76,15 @@ class Dead:
     @classmethod
     def of(cls, group: str, id: str, body: bytes, failures: int, error: str, died: float) -> Dead:
         """One whose event is in ``body``, if it is one."""
-        try:
-            event = decode(body)
-        except InvalidCloudEvent:
-            event = None
-        return cls(group, id, body, event, failures, error, died)
+        return cls(group, id, body, event_in(body), failures, error, died)
+
+
+def event_in(body: bytes) -> Event | None:
+    """The event that is stored as ``body``, if it can be read."""
+    try:
+        return decode(body)
+    except InvalidCloudEvent:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,13 +27,12 @@ class StagedBus:
     def __init__(self, bus: Any) -> None:
         self._bus = bus
         self._waiting: list[_Later] | None = []
-        self._is_over = False
 
     def subscribe(
         self, topic: Any, handler: Callable[..., Any] | None = None, **options: Any
     ) -> Any:
         """As ``BusOwner.subscribe``."""
-        if self._waiting is None or self._is_over:
+        if self._waiting is None:
             return self._bus.subscribe(topic, handler, **options)
         if handler is None:
             return lambda function: self.subscribe(topic, function, **options) and function
@@ -55,8 +54,8 @@ class StagedBus:
                 _log.exception("a plugin's handler is not subscribed")
 
     def deactivate(self) -> None:
-        """End all of them."""
-        self._is_over = True
+        """End all of them, and begin none that waits."""
+        self._waiting = None
         self._bus.cancel()
 
     def add_middleware(self, middleware: Callable[..., Any]) -> None:

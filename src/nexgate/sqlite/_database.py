@@ -35,8 +35,6 @@ _POLL: Final = 0.05
 """Seconds between two looks at whether another process has written."""
 _FIRST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.02
-_BY_ITSELF: Final = ""
-"""How a statement begins that is its own transaction."""
 _AT_ONCE: Final = 256
 """Works that share a commit: enough to make the disk's time small, few enough to stay short."""
 
@@ -165,13 +163,12 @@ class Database:
         """
         if self._writer is not None:
             return await self._writer.submit(work)
-        return await self._patiently(work, "BEGIN IMMEDIATE")
+        return await self._patiently(lambda c: _transact(c, work, "BEGIN IMMEDIATE"), writes=True)
 
     async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> int:
         """One statement that writes, as a transaction of its own: two statements less than
         ``write``, and that is 2 µs. How many rows it changed.
         """
-
         if self._writer is None:
             try:
                 changed = self._usable().execute(statement, parameters).rowcount
@@ -186,25 +183,26 @@ class Database:
 
         if self._writer is not None:
             return await self._writer.submit(work)
-        return await self._patiently(work, _BY_ITSELF)
+        return await self._patiently(work, writes=True)
 
     async def read(self, work: Work[T]) -> T:
         """Run ``work(connection)`` on one consistent view of the file, without writing."""
-        return await self._patiently(work, "BEGIN")
+        return await self._patiently(lambda c: _transact(c, work, "BEGIN"), writes=False)
 
-    async def _patiently(self, work: Work[T], begin: str) -> T:
+    async def _patiently(self, step: Work[T], *, writes: bool) -> T:
+        """Do ``step``, again and again while another process is in the way."""
         pause = _FIRST_PAUSE
         waited = 0.0
         while True:
             connection = self._usable()
             try:
-                result = _transact(connection, work, begin)
+                result = step(connection)
             except sqlite3.Error as error:
                 told = translated(error, self.path)
                 if not isinstance(told, StoreBusy) or waited >= self._busy_timeout:
                     raise told from error
             else:
-                if begin != "BEGIN":
+                if writes:
                     self._committed()
                 return result
             # Jittered: two processes that wait for a third do not come back together.
@@ -345,8 +343,6 @@ class _Writer:
 
 
 def _transact(connection: sqlite3.Connection, work: Work[T], begin: str) -> T:
-    if begin == _BY_ITSELF:
-        return work(connection)
     connection.execute(begin)
     try:
         result = work(connection)

@@ -166,10 +166,12 @@ class JetStream(LetterStream):
             with contextlib.suppress(Exception):
                 await connection.close()
 
-    async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
+    async def _ask(self, question: Callable[[], Awaitable[T]], *answers: type[Exception]) -> T:
+        """Ask the server; what it raises is an error of ours, but for ``answers``."""
+        passed: tuple[type[Exception], ...] = (NexgateError, *answers)
         try:
             return await question()
-        except NexgateError:
+        except passed:
             raise
         except Exception as error:
             text = str(error) or type(error).__name__
@@ -352,12 +354,11 @@ class JetStream(LetterStream):
 
     async def _failures_of(self, group: str, message: Any) -> int:
         """NATS counts deliveries, also of what was given back; failures are counted here."""
+        absent = self._nats.js.errors.KeyNotFoundError
         try:
-            found = await self._counts.get(_count_of(group, message))
-        except self._nats.js.errors.KeyNotFoundError:
+            found = await self._ask(lambda: self._counts.get(_count_of(group, message)), absent)
+        except absent:
             return 0
-        except Exception as error:
-            raise JetStreamError(f"{self._place}: {error}") from None
         return int(found.value)
 
     async def retry(self, group: str, claim: Claim, delay: float) -> None:
@@ -393,15 +394,17 @@ class JetStream(LetterStream):
     async def _letters(self, group: str) -> AsyncGenerator[tuple[int, Dead], None]:
         """Every dead letter with its number, the oldest first."""
         stream, number = f"{self._stream}_dead", 0
+        absent = self._nats.js.errors.NotFoundError
         while True:
             try:
-                message = await self._js.get_msg(
-                    stream, number + 1, subject=f"{stream}.{group}", next=True
+                message = await self._ask(
+                    lambda n=number + 1: self._js.get_msg(  # type: ignore[misc]  # a default binds it
+                        stream, n, subject=f"{stream}.{group}", next=True
+                    ),
+                    absent,
                 )
-            except self._nats.js.errors.NotFoundError:
+            except absent:
                 return
-            except Exception as error:
-                raise JetStreamError(f"{self._place}: {error}") from None
             number = message.seq
             said = json.loads((message.headers or {})[_LETTER])
             yield number, Dead.of(group, body=message.data or b"", **said)

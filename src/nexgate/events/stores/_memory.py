@@ -41,8 +41,7 @@ class _Group:
 
 class MemoryEvents:
     """Semantics of the others, without their durability: an event comes back as it would there, and
-    what they cannot store is refused. ``max_pending``: events of one group that
-    may wait.
+    what they cannot store is refused. ``max_pending``: events of one group that may wait.
     """
 
     def __init__(
@@ -170,25 +169,22 @@ class MemoryEvents:
         except TimeoutError:
             pass
 
-    async def dead(self, group: str, limit: int = 100) -> list[Dead]:
+    def _letters(self, group: str) -> dict[str, Dead]:
         known = self._groups.get(group)
-        return list(known.dead.values())[:limit] if known is not None else []
+        return known.dead if known is not None else {}
+
+    async def dead(self, group: str, limit: int = 100) -> list[Dead]:
+        return list(self._letters(group).values())[:limit]
 
     async def revive(self, group: str, ids: Sequence[str]) -> int:
-        known = self._groups.get(group)
-        if known is None:
-            return 0
-        count = 0
-        for each in ids:
-            dead = known.dead.pop(each, None)
-            if dead is not None and dead.event is not None:
-                known.rows[each] = _Row(dead.event, dead.body)
-                known.changed.set()
-                count += 1
-        return count
+        letters = self._letters(group)
+        found = [letters.pop(each) for each in ids if each in letters]
+        for dead in found:
+            assert dead.event is not None  # nobody else writes here
+            self._groups[group].rows[dead.id] = _Row(dead.event, dead.body)
+            self._groups[group].changed.set()
+        return len(found)
 
     async def drop(self, group: str, ids: Sequence[str]) -> int:
-        known = self._groups.get(group)
-        if known is None:
-            return 0
-        return sum(known.dead.pop(each, None) is not None for each in ids)
+        letters = self._letters(group)
+        return sum(letters.pop(each, None) is not None for each in ids)

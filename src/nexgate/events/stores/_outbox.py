@@ -105,6 +105,7 @@ _CLEAN: Final = 2048
 def append(
     connection: sqlite3.Connection, rows: Sequence[tuple[str | None, str, str | None, bytes]]
 ) -> None:
+    """Store events, each once if its publisher chose its id."""
     for chosen, *row in rows:
         if chosen is not None:
             known = connection.execute(_INSERT_ID, (chosen, time.time()))

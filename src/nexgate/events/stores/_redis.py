@@ -378,6 +378,7 @@ class RedisStreams(LetterStream):
                 if len(found) >= limit:
                     return found
                 entry = partition.entries[name]
+                # Read again, not kept: much may be parked, and a handler may change what it gets.
                 claim = Claim(decode(entry.body), entry.lane, entry.failures, (partition, name))
                 if entry.takeovers > _MOST_TAKEOVERS:
                     await self.bury(group.name, claim, f"{entry.takeovers} consumers died of it")

@@ -24,7 +24,7 @@ from nexgate.state import machine_clock
 from .._cloudevents import InvalidCloudEvent, decode, encode
 from .._errors import BacklogFull
 from .._event import Event, new_id
-from .._store import Claim, Dead, DurableOptions, GroupStatus
+from .._store import Claim, Dead, DurableOptions, GroupStatus, event_in
 from .._topics import matcher
 from ._outbox import DELIVER, INSERT, NOBODYS, SCHEMA, append, clean, end, fan_out, is_work, pick
 
@@ -307,7 +307,7 @@ class SqliteOutbox:
                     "SELECT key, body FROM nexgate_dead_events WHERE grp = ? AND id = ?",
                     (group, each),
                 ).fetchone()
-                if row is None or not _is_readable(row[1]):
+                if row is None or event_in(row[1]) is None:
                     continue
                 made = connection.execute(INSERT, (NOBODYS, *row))
                 connection.execute(DELIVER, (group, made.lastrowid, row[0], self._clock()))
@@ -329,11 +329,3 @@ class SqliteOutbox:
             )
 
         return await self.database.write(work)
-
-
-def _is_readable(body: bytes) -> bool:
-    try:
-        decode(body)
-    except InvalidCloudEvent:
-        return False
-    return True

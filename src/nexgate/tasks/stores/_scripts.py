@@ -67,6 +67,14 @@ local function ended(id, now, keep)
   redis.call('EXPIRE', p .. 'job:' .. id, keep)
   if key and key ~= '' then redis.call('EXPIRE', p .. 'key:' .. key, keep) end
 end
+local function forget(id)
+  clear(id)
+  local job = redis.call('HMGET', p .. 'job:' .. id, 'state', 'key')
+  if job[2] and job[2] ~= '' then redis.call('DEL', p .. 'key:' .. job[2]) end
+  redis.call('ZREM', p .. 'in:' .. job[1], id)
+  redis.call('ZREM', p .. 'ends', id)
+  redis.call('DEL', p .. 'job:' .. id)
+end
 local function mine(id, token)
   local job = redis.call('HMGET', p .. 'job:' .. id, 'state', 'token')
   return job[1] == 'running' and job[2] == token
@@ -190,14 +198,11 @@ COMPLETE: Final = (
     + """
 local id = ARGV[2]
 if not mine(id, ARGV[3]) then return 0 end
-clear(id)
 if tonumber(ARGV[6]) <= 0 then
-  local key = redis.call('HGET', p .. 'job:' .. id, 'key')
-  if key and key ~= '' then redis.call('DEL', p .. 'key:' .. key) end
-  redis.call('ZREM', p .. 'in:running', id)
-  redis.call('DEL', p .. 'job:' .. id)
+  forget(id)
   return 1
 end
+clear(id)
 into(id, 'done', ARGV[5])
 redis.call('HSET', p .. 'job:' .. id, 'result', ARGV[4], 'ended', ARGV[5], 'body', '')
 ended(id, ARGV[5], ARGV[6])
@@ -292,15 +297,9 @@ if mine(ARGV[2], ARGV[3]) then redis.call('HSET', p .. 'job:' .. ARGV[2], 'progr
 DROP: Final = (
     _COMMON
     + """
-local id, job = ARGV[2], p .. 'job:' .. ARGV[2]
-local state = redis.call('HGET', job, 'state')
+local state = redis.call('HGET', p .. 'job:' .. ARGV[2], 'state')
 if not state or state == 'running' then return 0 end
-clear(id)
-local key = redis.call('HGET', job, 'key')
-if key and key ~= '' then redis.call('DEL', p .. 'key:' .. key) end
-redis.call('ZREM', p .. 'in:' .. state, id)
-redis.call('ZREM', p .. 'ends', id)
-redis.call('DEL', job)
+forget(ARGV[2])
 return 1
 """
 )
