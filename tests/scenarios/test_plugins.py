@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.scenarios.shell import nexgate
 from tests.scenarios.support import Load, Origin, Running, get
 
 from nexgate.testing import wait_until
@@ -326,17 +327,6 @@ def test_a_mistake_is_found_before_anything_runs(
     assert done.returncode == 1
     assert said in done.stderr
     assert not (tmp_path / "told").exists()
-
-
-def nexgate(tmp_path: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "nexgate", *argv],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        env={**os.environ, "NO_COLOR": "1"},
-    )
 
 
 def test_a_new_plugin_passes_its_check_and_works_in_a_gateway(tmp_path: Path) -> None:

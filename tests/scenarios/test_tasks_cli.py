@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scenarios.shell import nexgate
 
 from nexgate.tasks import Job, NewJob, TaskQueue
 
@@ -54,17 +54,6 @@ not_a_queue = 7
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "jobs.py").write_text(JOBS)
     return tmp_path
-
-
-def nexgate(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "nexgate", *argv],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
-    )
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nexgate.cli._exit import ExitCode
+from nexgate.cli._group import command_group
 from nexgate.cli._object import load_object
 
 if TYPE_CHECKING:
@@ -30,13 +31,7 @@ ContainerArgument = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    group = typer.Typer(
-        help="Dependencies of a program.",
-        epilog=_EPILOG,
-        no_args_is_help=True,
-        rich_markup_mode="rich",
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+    group = command_group("Dependencies of a program.", _EPILOG)
     group.command()(check)
     group.command()(graph)
     app.add_typer(group, name="di")

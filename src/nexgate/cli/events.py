@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
 from nexgate.cli._exit import ExitCode
+from nexgate.cli._group import Form, command_group
 from nexgate.cli._object import load_object
 from nexgate.cli._stores import ask, named_store
 
@@ -33,20 +34,13 @@ StoreArgument = Annotated[
 Group = Annotated[str, typer.Argument(metavar="GROUP", help="Name of the group.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of dead letters.")]
 All = Annotated[bool, typer.Option("--all", help="All dead letters of the group.")]
-Form = Annotated[Literal["table", "json"], typer.Option("--format", help="Form of the answer.")]
 
 _MOST: Final = 100_000
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    group = typer.Typer(
-        help="Look into a store of events.",
-        epilog=_EPILOG,
-        no_args_is_help=True,
-        rich_markup_mode="rich",
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+    group = command_group("Look into a store of events.", _EPILOG)
     for command in (groups, dead, retry, drop):
         group.command()(command)
     app.add_typer(group, name="events")
@@ -96,9 +90,7 @@ def dead(
 
 def retry(store: StoreArgument, group: Group, ids: Ids = None, everything: All = False) -> None:
     """Let dead letters be handled again, by their group only."""
-    _mend(
-        store, group, ids, everything, lambda opened, ids: opened.revive(group, ids), "wait again"
-    )
+    _mend(store, group, ids, everything, lambda s, found: s.revive(group, found), "wait again")
 
 
 def drop(store: StoreArgument, group: Group, ids: Ids = None, everything: All = False) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 
 from nexgate.cli._exit import ExitCode
+from nexgate.cli._group import command_group
 from nexgate.cli._source import DEFAULT_NAMES, FileArgument
 
 if TYPE_CHECKING:
@@ -66,13 +67,7 @@ class {cls}(Plugin):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    group = typer.Typer(
-        help="What extends the gateway.",
-        epilog=_EPILOG,
-        no_args_is_help=True,
-        rich_markup_mode="rich",
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+    group = command_group("What extends the gateway.", _EPILOG)
     group.command(name="list")(list_plugins)
     group.command()(new)
     group.command()(check)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from nexgate.cli._exit import ExitCode
+from nexgate.cli._group import Form, command_group
 from nexgate.cli._stores import ask, named_store
 
 if TYPE_CHECKING:
@@ -29,19 +30,12 @@ QueueArgument = Annotated[
     str, typer.Argument(metavar="QUEUE", help="A file, redis://…, or module:name of a TaskQueue.")
 ]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of jobs.")]
-Form = Annotated[Literal["table", "json"], typer.Option("--format", help="Form of the answer.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Most jobs to list.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    group = typer.Typer(
-        help="Look into a queue of background tasks.",
-        epilog=_EPILOG,
-        no_args_is_help=True,
-        rich_markup_mode="rich",
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+    group = command_group("Look into a queue of background tasks.", _EPILOG)
     group.command(name="list")(list_jobs)
     for command in (show, dead, retry, drop, cancel, stats, watch):
         group.command()(command)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scenarios.shell import nexgate
 from tests.unit.events.servers import Nats
 from tests.unit.state.servers import Valkey
 
@@ -19,16 +18,6 @@ from nexgate.testing import wait_until
 QUICK = DurableOptions(
     backoff=Backoff(base=0.0, cap=0.0), attempts=2, start="beginning", concurrency=4
 )
-
-
-def nexgate(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "nexgate", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 async def filled(store: EventStore) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.unit.events.servers import Nats
+from tests.unit.sqlite.steps import steps_of
 from tests.unit.state.servers import Valkey
 
 from nexgate.errors import NexgateError
@@ -782,12 +783,6 @@ async def test_a_claim_costs_the_same_whatever_waits_behind_keys_that_are_not_fr
     await store.join("g", ["*"], DurableOptions(start="beginning"))
     await store.append([Event("a", number, key=str(number % 2)) for number in range(4000)])
     await store.append([Event("a", number) for number in range(4000, 5000)])
-    steps = 0
-
-    def count_step() -> None:
-        nonlocal steps
-        steps += 1
-
     held = []
     while len(held) < 2:
         (claim,) = await store.claim("g", 1, 30.0)
@@ -803,11 +798,10 @@ async def test_a_claim_costs_the_same_whatever_waits_behind_keys_that_are_not_fr
             assert claim.event.key is None
             await store.done("g", claim)
             handled += 1
-    store.database._usable().set_progress_handler(count_step, 100)
-    assert await store.claim("g", 100, 30.0) == []
-    await store.wait("g", 0.0)
-    store.database._usable().set_progress_handler(None, 0)
-    assert steps < 10  # hundreds of steps of SQLite's machine
+    with steps_of(store.database) as steps:
+        assert await store.claim("g", 100, 30.0) == []
+        await store.wait("g", 0.0)
+    assert steps.hundreds < 10
     clock[0] += 61.0
     claims = await store.claim("g", 100, 30.0)
     numbers: dict[str | None, list[int]] = defaultdict(list)
@@ -821,17 +815,10 @@ async def test_an_append_costs_the_same_however_many_wait(tmp_path: Path) -> Non
     store = SqliteOutbox(tmp_path / "e.db")
     await store.open()
     await store.append([Event("a", number) for number in range(20_000)])
-    steps = 0
-
-    def count_step() -> None:
-        nonlocal steps
-        steps += 1
-
-    store.database._usable().set_progress_handler(count_step, 100)
-    for number in range(200):
-        await store.append([Event("a", number)])
-    store.database._usable().set_progress_handler(None, 0)
-    assert steps < 200  # hundreds of steps of SQLite's machine
+    with steps_of(store.database) as steps:
+        for number in range(200):
+            await store.append([Event("a", number)])
+    assert steps.hundreds < 200
     await store.aclose()
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.unit.sqlite.steps import steps_of
 from tests.unit.state.servers import Valkey
 from tests.unit.tasks.queues import Clock, Make, opened
 
@@ -230,23 +231,15 @@ async def test_ordering_and_passing_over_cost_the_same_with_many_that_wait(
 ) -> None:
     store = SqliteTasks(tmp_path / "jobs.db", synchronous="normal", max_pending=20_000)
     await store.open()
-    steps = 0
-
-    def count_step() -> None:
-        nonlocal steps
-        steps += 1
-
     for number in range(10_000):
         await store.enqueue(new(f"j{number}"))
-    connection = store.database._usable()
-    connection.set_progress_handler(count_step, 100)
-    for number in range(1000):
-        await store.enqueue(new(f"k{number}"))
-    ordering, steps = steps, 0
-    assert await store.claim(8, 30.0, ("t",)) == []
-    connection.set_progress_handler(None, 0)
-    assert ordering < 3000  # hundreds of steps of SQLite's machine: one count, not one for each 64
-    assert steps < 1000  # some five for each that is passed over, and none reads its row
+    with steps_of(store.database) as ordering:
+        for number in range(1000):
+            await store.enqueue(new(f"k{number}"))
+    with steps_of(store.database) as passing:
+        assert await store.claim(8, 30.0, ("t",)) == []
+    assert ordering.hundreds < 3000  # one count, not one for each 64
+    assert passing.hundreds < 1000  # some five for each that is passed over, and none reads its row
     with pytest.raises(QueueFull, match="20000 jobs wait, 20000 may"):
         for number in range(11_000):
             await store.enqueue(new(f"l{number}"))
