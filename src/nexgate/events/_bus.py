@@ -290,7 +290,8 @@ class EventBus:
                 result = middleware(event)
                 if inspect.isawaitable(result):
                     result = await result
-            except Exception as error:
+            except BaseException as raised:
+                error = failure_of(raised)
                 name = getattr(middleware, "__qualname__", repr(middleware))
                 failure = HandlerFailed(event, name, error)
                 self._report(failure, self.errors)

@@ -456,6 +456,21 @@ async def test_what_cancels_itself_is_a_failure_like_any_other(
     assert len(heard) == 1
 
 
+async def test_a_middleware_that_cancels_itself_does_not_cancel_the_publisher(
+    bus: EventBus,
+) -> None:
+    async def awaiting(event: Event) -> Event:
+        forgotten = asyncio.ensure_future(asyncio.sleep(30))
+        forgotten.cancel()
+        await forgotten
+        return event
+
+    bus.add_middleware(awaiting)
+    delivery = await bus.publish(Event("a"))
+    assert delivery.is_stopped
+    assert [type(each) for each in delivery.errors] == [HandlerCancelled]
+
+
 async def test_a_filter_that_raises_is_a_failure_and_the_others_hear(bus: EventBus) -> None:
     def where(event: Event) -> bool:
         raise LookupError("filter")
